@@ -1,0 +1,31 @@
+"""Search spaces, the one graph that they speak, its costs, and label tables. Importing it needs no torch.
+
+Networks (torch) are in :mod:`supernet.network`, stand-alone source in :mod:`supernet.export`.
+"""
+
+from supernet.graph import ArchGraph, Node
+from supernet.op_subset import OpSubset
+from supernet.operations import COST_NAMES, Costs, graph_costs
+from supernet.settings import InputError, Settings
+from supernet.space import Architecture, Choices, SearchSpace, architectures, sample_distinct
+from supernet.table import LabelRow, LabelTable, read_table, write_table
+
+__all__ = [
+    "COST_NAMES",
+    "ArchGraph",
+    "Architecture",
+    "Choices",
+    "Costs",
+    "InputError",
+    "LabelRow",
+    "LabelTable",
+    "Node",
+    "OpSubset",
+    "SearchSpace",
+    "Settings",
+    "architectures",
+    "graph_costs",
+    "read_table",
+    "sample_distinct",
+    "write_table",
+]

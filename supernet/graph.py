@@ -1,0 +1,163 @@
+"""The one graph that every search space speaks.
+
+An :class:`ArchGraph` is a directed acyclic graph: nodes are operations, edges are tensors.
+Costs, networks, predictor encodings, drawings and exported code are all read from it, and from
+nothing else. It needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from supernet.settings import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        op: kind of the operation, a key of :data:`supernet.operations.OPERATIONS` where the graph
+            is to be built; any string in a label table from elsewhere.
+        attributes: (name, number) pairs sorted by name. ``in`` and ``out`` are channels, ``kernel``,
+            ``stride``, ``dilation``, ``groups`` as in a convolution, ``resolution`` the side of the
+            output in pixels, ``macs`` and ``params`` the node's own cost for one image.
+        name: what code and drawings call the node; no part of its identity.
+    """
+
+    op: str
+    attributes: tuple[tuple[str, float], ...] = ()
+    name: str = field(default="", compare=False)
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        if not self.op:
+            raise InputError("node: 'op' is an empty string; expected the kind of the operation")
+        for name, value in self.attributes:
+            if not math.isfinite(value):
+                raise InputError(f"node {self.op!r}: attribute {name!r} is {value}; expected a finite number")
+        ordered = tuple(sorted(self.attributes))
+        if len({name for name, _ in ordered}) != len(ordered):
+            raise InputError(f"node {self.op!r}: an attribute is given twice")
+        object.__setattr__(self, "attributes", ordered)
+        # Encoders look nodes up in tables thousands of times a search: hash once.
+        object.__setattr__(self, "_hash", hash((self.op, ordered)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def get(self, attribute: str, default: float = 0.0) -> float:
+        """The attribute's value, or ``default`` where the node has none."""
+        for name, value in self.attributes:
+            if name == attribute:
+                return value
+        return default
+
+    def integer(self, attribute: str) -> int:
+        """An attribute that must be there and whole. Raises InputError otherwise."""
+        value = self.get(attribute, math.nan)
+        if not float(value).is_integer():
+            got = "none" if math.isnan(value) else str(value)
+            raise InputError(
+                f"node {self.name or self.op!r}: attribute {attribute!r} must be an integer, got {got}"
+            )
+        return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchGraph:
+    """A directed acyclic graph of operations.
+
+    Attributes:
+        nodes: in any order that the edges allow.
+        edges: (from, to) positions in ``nodes``. Raises InputError when an edge leaves the graph,
+            joins a node to itself, is given twice, or closes a cycle.
+    """
+
+    nodes: tuple[Node, ...]
+    edges: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            raise InputError("graph: no nodes; expected at least one")
+        count = len(self.nodes)
+        if all(0 <= start < end < count for start, end in self.edges):  # the common case: already ordered
+            if len(set(self.edges)) != len(self.edges):
+                raise InputError("graph: an edge is given twice")
+            return
+        for start, end in self.edges:
+            if not (0 <= start < count and 0 <= end < count):
+                raise InputError(f"graph: edge [{start}, {end}] names a node outside 0..{count - 1}")
+        if len(set(self.edges)) != len(self.edges):
+            raise InputError("graph: an edge is given twice")
+        self.order()
+
+    def predecessors(self) -> list[list[int]]:
+        """For each node the positions that feed it, in the order of the edges."""
+        result: list[list[int]] = [[] for _ in self.nodes]
+        for start, end in self.edges:
+            result[end].append(start)
+        return result
+
+    def order(self) -> list[int]:
+        """Node positions such that every node comes after its inputs. Raises InputError on a cycle."""
+        waiting = [0] * len(self.nodes)
+        followers: list[list[int]] = [[] for _ in self.nodes]
+        for start, end in self.edges:
+            waiting[end] += 1
+            followers[start].append(end)
+        ready = [position for position, count in enumerate(waiting) if count == 0]
+        done: list[int] = []
+        for position in ready:  # grows while it is read
+            done.append(position)
+            for follower in followers[position]:
+                waiting[follower] -= 1
+                if waiting[follower] == 0:
+                    ready.append(follower)
+        if len(done) != len(self.nodes):
+            stuck = next(position for position, count in enumerate(waiting) if count > 0)
+            raise InputError(f"graph: there is a cycle through or before node {stuck}; expected an acyclic graph")
+        return done
+
+    def total(self, attribute: str) -> float:
+        """The sum of one attribute over the nodes that have it."""
+        return math.fsum(node.get(attribute) for node in self.nodes)
+
+
+def graph_to_json(graph: ArchGraph) -> dict[str, object]:
+    """``{"nodes": [...], "edges": [...]}`` as in the graph-table file. Whole numbers stay whole."""
+    nodes = []
+    for node in graph.nodes:
+        entry: dict[str, object] = {"op": node.op}
+        for name, value in node.attributes:
+            entry[name] = int(value) if float(value).is_integer() else value
+        nodes.append(entry)
+    return {"nodes": nodes, "edges": [list(edge) for edge in graph.edges]}
+
+
+def graph_from_json(nodes: object, edges: object) -> ArchGraph:
+    """The inverse of :func:`graph_to_json`. Raises InputError naming the node or edge that is wrong."""
+    if not isinstance(nodes, Sequence) or isinstance(nodes, str):
+        raise InputError(f"'nodes' must be a list of objects, got {type(nodes).__name__}")
+    if not isinstance(edges, Sequence) or isinstance(edges, str):
+        raise InputError(f"'edges' must be a list of [from, to] pairs, got {type(edges).__name__}")
+    parsed = []
+    for position, entry in enumerate(nodes):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("op"), str):
+            raise InputError(f"node {position} must be an object with a string 'op', got {entry!r:.80}")
+        attributes = []
+        for name, value in entry.items():
+            if name == "op" or value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"node {position}: attribute {name!r} must be a number, got {value!r:.80}")
+            attributes.append((str(name), value))
+        parsed.append(Node(str(entry["op"]), tuple(attributes)))
+    pairs = []
+    for position, edge in enumerate(edges):
+        if not isinstance(edge, Sequence) or len(edge) != 2 or any(type(end) is not int for end in edge):
+            raise InputError(f"edge {position} must be a pair of node positions, got {edge!r:.80}")
+        pairs.append((edge[0], edge[1]))
+    return ArchGraph(tuple(parsed), tuple(pairs))

@@ -1,0 +1,210 @@
+"""The space ``op_subset``: each layer applies a non-empty subset of operations and sums the outputs.
+
+With its defaults this is the published CIFAR-100 space of 5 layers, 6 operations and
+63^5 = 992,436,543 networks.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from supernet.graph import ArchGraph, Node
+from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
+from supernet.settings import InputError, Settings
+from supernet.space import Architecture, Choices
+
+OperationName = Literal[
+    "skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5"
+]
+Channels = Annotated[int, Field(ge=1, le=65536)]
+
+
+class LayerSettings(Settings):
+    """One layer: output channels and stride."""
+
+    channels: Channels
+    stride: Literal[1, 2] = 1
+
+
+_PUBLISHED_LAYERS = tuple(
+    LayerSettings(channels=channels, stride=stride)  # type: ignore[arg-type]
+    for channels, stride in ((16, 1), (32, 2), (40, 2), (80, 2), (320, 1))
+)
+
+
+class OpSubset(Settings):
+    """Settings and space in one. A choice is one operation of one layer: 0 off, 1 on.
+
+    Attributes:
+        layers: output channels and stride of each layer.
+        operations: what a layer may apply; the number in a name is the kernel, ``dil_conv`` has
+            dilation 2, ``skip`` is an identity, 1x1 convolution or factorized reduce.
+        stem_channels: outputs of the 3x3 stem.
+        head_channels: outputs of the 1x1 convolution before the global mean.
+        input_size: side of the square picture in pixels.
+        input_channels: 3 for colour, 1 for gray.
+        classes: outputs of the linear layer.
+    """
+
+    kind: Literal["op_subset"] = "op_subset"
+    layers: Annotated[tuple[LayerSettings, ...], Field(min_length=1, max_length=32)] = _PUBLISHED_LAYERS
+    operations: Annotated[tuple[OperationName, ...], Field(min_length=1)] = (
+        "skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5",
+    )  # fmt: skip
+    stem_channels: Channels = 16
+    head_channels: Channels = 1280
+    input_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    input_channels: Annotated[int, Field(ge=1, le=16)] = 3
+    classes: Annotated[int, Field(ge=2, le=100_000)] = 100
+
+    @field_validator("operations")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("an operation is named twice")
+        return value
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        return (2,) * (len(self.layers) * len(self.operations))
+
+    def is_valid(self, choices: Choices) -> NDArray[np.bool_]:
+        options = ((choices == 0) | (choices == 1)).all(axis=1)
+        used = choices.reshape(len(choices), len(self.layers), -1).any(axis=2).all(axis=1)
+        return np.asarray(options & used, dtype=np.bool_)
+
+    def sample(self, count: int, random: np.random.Generator) -> Choices:
+        width = len(self.operations)
+        masks = random.integers(1, 2**width, size=(count, len(self.layers)))
+        return ((masks[:, :, None] >> np.arange(width)) & 1).astype(np.int8).reshape(count, -1)
+
+    def costs(self, choices: Choices) -> dict[str, NDArray[np.int64]]:
+        fixed, table = self._cost_table
+        totals = fixed + choices.astype(np.float64) @ table  # exact: far below 2**53, and BLAS is fast
+        return {name: totals[:, column].astype(np.int64) for column, name in enumerate(COST_NAMES)}
+
+    def cheapest(self, cost: str) -> Architecture:
+        if cost not in COST_NAMES:
+            raise InputError(f"cost {cost!r} is not one of {', '.join(COST_NAMES)}")
+        column = self._cost_table[1][:, COST_NAMES.index(cost)].reshape(len(self.layers), -1)
+        choices = np.zeros_like(column, dtype=np.int8)
+        choices[np.arange(len(self.layers)), column.argmin(axis=1)] = 1
+        return Architecture(self.name, tuple(choices.ravel().tolist()))
+
+    def parse(self, text: str) -> Architecture:
+        """Layers of 0 and 1 in the order of ``operations``, with or without blanks between them."""
+        bits = "".join(text.split())
+        count = len(self.cardinalities)
+        if len(bits) != count or set(bits) - {"0", "1"}:
+            raise InputError(
+                f"architecture {text!r:.80}: expected {len(self.layers)} layers of {len(self.operations)} "
+                f"digits 0 or 1 ({count} digits), got {len(bits)} characters"
+            )
+        architecture = Architecture(self.name, tuple(int(bit) for bit in bits))
+        self._check(architecture)
+        return architecture
+
+    def format(self, architecture: Architecture) -> str:
+        width = len(self.operations)
+        bits = "".join(str(choice) for choice in architecture.choices)
+        return " ".join(bits[start : start + width] for start in range(0, len(bits), width))
+
+    def graph(self, architecture: Architecture) -> ArchGraph:
+        self._check(architecture)
+        nodes = [*self._stem]
+        edges = [(0, 1)]
+        source, width = 1, len(self.operations)
+        for index in range(len(self.layers)):
+            bits = architecture.choices[index * width : (index + 1) * width]
+            first = len(nodes)
+            nodes += [node for node, bit in zip(self._operations[index], bits, strict=True) if bit]
+            total = len(nodes)
+            nodes.append(self._sums[index])
+            for position in range(first, total):
+                edges += ((source, position), (position, total))
+            source = total
+        for node in self._head:
+            edges.append((source, len(nodes)))
+            source = len(nodes)
+            nodes.append(node)
+        return ArchGraph(tuple(nodes), tuple(edges))
+
+    def _check(self, architecture: Architecture) -> None:
+        if architecture.space != self.name or len(architecture.choices) != len(self.cardinalities):
+            raise InputError(
+                f"architecture {architecture.key}: expected {len(self.cardinalities)} choices of space "
+                f"{self.name!r}, got {len(architecture.choices)} of {architecture.space!r}"
+            )
+        if not self.is_valid(architecture.row())[0]:
+            layers = self.format(architecture).split()
+            empty = next((number for number, bits in enumerate(layers, 1) if "1" not in bits), 0)
+            reason = f"layer {empty} applies no operation" if empty else "a choice is neither 0 nor 1"
+            raise InputError(f"architecture {self.format(architecture)!r}: {reason}; expected at least one a layer")
+
+    @cached_property
+    def _resolutions(self) -> tuple[int, ...]:
+        """The side of each layer's output, after the stem's."""
+        sides = [self.input_size]
+        for layer in self.layers:
+            sides.append(-(-sides[-1] // layer.stride))
+        return tuple(sides[1:])
+
+    @cached_property
+    def _stem(self) -> tuple[Node, ...]:
+        side, channels = self.input_size, self.input_channels
+        return (
+            operation("input", "input", out=channels, resolution=side),
+            operation(
+                "conv_bn_relu6", "stem",
+                in_=channels, out=self.stem_channels, kernel=3, stride=1, resolution=side,
+            ),
+        )  # fmt: skip
+
+    @cached_property
+    def _operations(self) -> tuple[tuple[Node, ...], ...]:
+        result = []
+        channels = self.stem_channels
+        for number, (layer, side) in enumerate(zip(self.layers, self._resolutions, strict=True), 1):
+            row = []
+            for text in self.operations:
+                op, _, kernel = text.rpartition("_") if text[-1].isdigit() else (text, "", "1")
+                attributes = {"in_": channels, "out": layer.channels, "kernel": int(kernel), "stride": layer.stride}
+                if op == "dil_conv":
+                    attributes["dilation"] = 2
+                row.append(operation(op, f"layer{number}_{text}", **attributes, resolution=side))
+            result.append(tuple(row))
+            channels = layer.channels
+        return tuple(result)
+
+    @cached_property
+    def _sums(self) -> tuple[Node, ...]:
+        pairs = zip(self.layers, self._resolutions, strict=True)
+        return tuple(
+            operation("sum", f"layer{number}", out=layer.channels, resolution=side)
+            for number, (layer, side) in enumerate(pairs, 1)
+        )
+
+    @cached_property
+    def _head(self) -> tuple[Node, ...]:
+        last, side, wide = self.layers[-1].channels, self._resolutions[-1], self.head_channels
+        return (
+            operation("conv_bn_relu6", "head", in_=last, out=wide, kernel=1, stride=1, resolution=side),
+            operation("global_mean", "mean", in_=wide, out=wide, resolution=1),
+            operation("linear", "classifier", in_=wide, out=self.classes, resolution=1),
+        )
+
+    @cached_property
+    def _cost_table(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What every network pays, (costs,), and what each choice adds, (choices, costs)."""
+        fixed = graph_costs(ArchGraph((*self._stem, *self._sums, *self._head), ()))
+        table = [node_costs(node) for row in self._operations for node in row]
+        return np.asarray(fixed, np.float64), np.asarray(table, np.float64)
