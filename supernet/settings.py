@@ -28,3 +28,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"known: {', '.join(names)}.{hint}"
+
+
+class UnavailableError(RuntimeError):
+    """The machine lacks something: a network connection, a device, a writable folder, free disk.
+
+    The command line prints the message without a traceback and exits with code 3.
+    """

@@ -1,0 +1,24 @@
+"""Many labels: the sampling plan, the workers that train it, and the store that keeps every result."""
+
+from data_gen.driver import Progress, Task, WorkerSettings, device_names, run_jobs, run_lock
+from data_gen.labels import label_table
+from data_gen.plan import GenerateSettings, plan
+from data_gen.store import Failure, Job, Result, Store, open_store, read_store
+
+__all__ = [
+    "Failure",
+    "GenerateSettings",
+    "Job",
+    "Progress",
+    "Result",
+    "Store",
+    "Task",
+    "WorkerSettings",
+    "device_names",
+    "label_table",
+    "open_store",
+    "plan",
+    "read_store",
+    "run_jobs",
+    "run_lock",
+]

@@ -1,0 +1,43 @@
+"""Which architectures are trained: a seeded sample, and a second training of some of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from supernet import Architecture, SearchSpace, Settings, architectures, sample_distinct
+from training import Recipe
+
+
+class GenerateSettings(Settings):
+    """How the labels are made.
+
+    Attributes:
+        architectures: distinct networks to train. Raising it later adds to the same run.
+        repeat_fraction: share of them trained a second time with another seed, which measures how much
+            of a label is noise.
+        recipe: how each is trained.
+    """
+
+    architectures: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    repeat_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    recipe: Recipe = Recipe()
+
+
+def plan(
+    space: SearchSpace, settings: GenerateSettings, limits: dict[str, int], seed: int
+) -> list[tuple[Architecture, int, str]]:
+    """(architecture, training seed, role) of every training, first trainings before repeats.
+
+    A larger plan begins with the architectures of a smaller one.
+
+    Raises:
+        InputError: the limits leave too few architectures.
+    """
+    random = np.random.default_rng([seed, 0])
+    sampled = architectures(space, sample_distinct(space, settings.architectures, random, limits))
+    repeated = round(settings.repeat_fraction * len(sampled))
+    first = [(architecture, seed, "sample") for architecture in sampled]
+    return first + [(architecture, seed + 1, "repeat") for architecture in sampled[:repeated]]

@@ -1,0 +1,85 @@
+"""The two files of a fitted predictor: weights as safetensors, everything else as JSON.
+
+``predictor.json`` is ``{"format", "version", "digest", "content"}``; the digest covers the weights'
+bytes and the content, so that a flipped bit or a file of another predictor is never read as valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from supernet import InputError
+
+_FORMAT = "genas-graph-predictor"
+_VERSION = 1
+_WEIGHTS, _CONTENT = "predictor.safetensors", "predictor.json"
+
+
+def write_predictor(folder: Path, tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> None:
+    """Write both files, each whole or not at all, the JSON last. Raises InputError when that is impossible."""
+    weights = save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
+    text = _canonical(content)
+    document = {"format": _FORMAT, "version": _VERSION, "digest": _digest(weights, text), "content": content}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / _WEIGHTS, weights)
+        _replace(folder / _CONTENT, json.dumps(document, allow_nan=False, indent=1).encode())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write the predictor ({error.strerror})") from error
+
+
+def read_predictor(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and content. Raises InputError for files that are missing, damaged, foreign or from a newer version."""
+    path = folder / _CONTENT
+    try:
+        text, weights = path.read_bytes(), (folder / _WEIGHTS).read_bytes()
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot read the predictor ({error.strerror}); fit one first") from error
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged, or not a predictor: no valid JSON") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise InputError(f"{path}: not a predictor; expected a file with format {_FORMAT!r}")
+    version, content = document.get("version"), document.get("content")
+    if type(version) is int and version > _VERSION:
+        raise InputError(f"{path}: written by a newer version (format {version}, this one reads up to {_VERSION})")
+    if version != _VERSION or not isinstance(content, dict):
+        raise InputError(f"{path}: expected version {_VERSION} with its content, got version {version!r:.40}")
+    if document.get("digest") != _digest(weights, _canonical(content)):
+        raise InputError(f"{path}: damaged, or {_WEIGHTS} belongs to another predictor; fit again")
+    try:
+        return load_tensors(weights), content
+    except SafetensorError as error:
+        raise InputError(f"{folder / _WEIGHTS}: no valid safetensors ({error})") from error
+
+
+def _canonical(content: Mapping[str, object]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _digest(weights: bytes, content: bytes) -> str:
+    return hashlib.blake2b(weights + content, digest_size=16).hexdigest()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a temporary file, force it to the disk, and give it the name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

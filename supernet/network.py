@@ -1,0 +1,133 @@
+"""Any graph as a torch network: generic, one module for each node.
+
+The keys of the state dict are NODE.POSITION.weight, with the node's name and the position of the
+layer in its chain; :mod:`supernet.export` writes source with the same keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from supernet.graph import ArchGraph
+from supernet.operations import JOINS, Layer, layers
+from supernet.settings import InputError
+
+
+class ShiftedConv(nn.Module):
+    """Halve the side: two 1x1 convolutions with stride 2, the second on the picture shifted by one pixel."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
+        self.second = nn.Conv2d(in_channels, out_channels - out_channels // 2, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # An odd side needs a pixel at the far edge, so that both halves have the same shape.
+        shifted = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
+        return torch.cat([self.first(x), self.second(shifted)], dim=1)
+
+
+def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[int, ...], dict[str, object]]:
+    """The class and arguments that make a layer: what the builder calls and what exported source says."""
+    if layer.kind == "conv":
+        options: dict[str, object] = {}
+        if layer.stride != 1:
+            options["stride"] = layer.stride
+        if layer.kernel != 1:
+            options["padding"] = layer.dilation * (layer.kernel - 1) // 2
+        if layer.dilation != 1:
+            options["dilation"] = layer.dilation
+        if layer.groups != 1:
+            options["groups"] = layer.groups
+        options["bias"] = False
+        return nn.Conv2d, (layer.in_channels, layer.out_channels, layer.kernel), options
+    if layer.kind == "shifted_conv":
+        return ShiftedConv, (layer.in_channels, layer.out_channels), {}
+    if layer.kind == "batch_norm":
+        return nn.BatchNorm2d, (layer.out_channels,), {}
+    if layer.kind == "relu":
+        return nn.ReLU, (), {}
+    if layer.kind == "relu6":
+        return nn.ReLU6, (), {}
+    if layer.kind == "global_mean":
+        return nn.AdaptiveAvgPool2d, (1,), {}
+    if layer.kind == "flatten":
+        return nn.Flatten, (), {}
+    return nn.Linear, (layer.in_channels, layer.out_channels), {}
+
+
+def node_names(graph: ArchGraph) -> list[str]:
+    """A distinct Python identifier for each node: its own name, or operation and position."""
+    names: list[str] = []
+    for position, node in enumerate(graph.nodes):
+        name = node.name if node.name.isidentifier() and node.name not in names else f"{node.op}_{position}"
+        names.append(name)
+    return names
+
+
+class Network(nn.Module):
+    """The network of a graph: images (batch, channels, side, side) to what its last node gives.
+
+    Raises:
+        InputError: an operation that cannot be built, or a graph without one input and one output.
+    """
+
+    def __init__(self, graph: ArchGraph) -> None:
+        super().__init__()
+        inputs = [position for position, node in enumerate(graph.nodes) if node.op == "input"]
+        outputs = set(range(len(graph.nodes))) - {start for start, _ in graph.edges}
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise InputError(f"network: expected one input and one output, got {len(inputs)} and {len(outputs)}")
+        names, sources = node_names(graph), graph.predecessors()
+        self._steps: list[tuple[str, str, list[str]]] = []
+        for position in graph.order():
+            node = graph.nodes[position]
+            feeds = [names[source] for source in sources[position]]
+            if node.op == "input":
+                continue
+            if len(feeds) != 1 and node.op not in JOINS:
+                raise InputError(f"network: node {names[position]!r} ({node.op}) has {len(feeds)} inputs; expected 1")
+            if node.op not in JOINS:
+                modules = []
+                for layer in layers(node):
+                    kind, arguments, options = layer_call(layer)
+                    modules.append(kind(*arguments, **options))
+                self.add_module(names[position], nn.Sequential(*modules))
+            self._steps.append((names[position], node.op, feeds))
+        self._input, self._output = names[inputs[0]], names[outputs.pop()]
+        self._last_use = {feed: name for name, _, feeds in self._steps for feed in feeds}
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = {self._input: images}
+        for name, op, feeds in self._steps:
+            if op == "sum":
+                values[name] = _total([values[feed] for feed in feeds])
+            elif op == "concat":
+                values[name] = torch.cat([values[feed] for feed in feeds], dim=1)
+            else:
+                values[name] = self.get_submodule(name)(values[feeds[0]])
+            for feed in feeds:  # in evaluation nothing else keeps a tensor alive
+                if self._last_use[feed] == name:
+                    values.pop(feed, None)
+        return values[self._output]
+
+
+def _total(terms: list[Tensor]) -> Tensor:
+    """The sum, without touching a term that is also read elsewhere."""
+    if len(terms) == 1:
+        return terms[0]
+    total = terms[0] + terms[1]
+    for term in terms[2:]:
+        total = total + term
+    return total
+
+
+def build_network(graph: ArchGraph, seed: int | None = None) -> Network:
+    """The network with PyTorch's default initialisation, drawn from ``seed`` where one is given."""
+    if seed is None:
+        return Network(graph)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(graph)

@@ -1,0 +1,266 @@
+import itertools
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evolution import SearchSettings, evolve, random_search
+from supernet import Architecture, InputError, OpSubset
+from supernet.op_subset import LayerSettings
+
+SMALL = OpSubset(
+    layers=(LayerSettings(channels=8), LayerSettings(channels=16, stride=2)),
+    operations=("skip", "sep_conv_3", "sep_conv_5", "dil_conv_3"),
+    head_channels=32,
+    classes=10,
+)
+MEDIUM = OpSubset(layers=SMALL.layers, head_channels=32, classes=10)
+DEFAULT = OpSubset()
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A space with several options a choice, of which the sum must be even, and one choice without options."""
+
+    cardinalities: tuple[int, ...] = (3, 5, 1, 4, 2, 3)
+    name: str = "digits"
+
+    def graph(self, architecture):
+        raise NotImplementedError
+
+    def parse(self, text):
+        raise NotImplementedError
+
+    def format(self, architecture):
+        return "".join(str(choice) for choice in architecture.choices)
+
+    def is_valid(self, choices):
+        options = ((choices >= 0) & (choices < np.asarray(self.cardinalities))).all(axis=1)
+        return options & (choices.sum(axis=1) % 2 == 0)
+
+    def sample(self, count, random):
+        rows = random.integers(0, self.cardinalities, size=(20 * count, len(self.cardinalities))).astype(np.int8)
+        return rows[self.is_valid(rows)][:count]
+
+    def costs(self, choices):
+        assert self.is_valid(choices).all(), "costs asked of an invalid architecture"
+        wide = choices.astype(np.int64)
+        return {"macs": wide.sum(axis=1), "params": 50 - wide @ np.array([1, 2, 3, 1, 2, 3])}
+
+    def cheapest(self, cost):
+        rows = every(self)
+        return Architecture(self.name, tuple(rows[self.costs(rows)[cost].argmin()].tolist()))
+
+
+def every(space):
+    """All valid architectures of a small space."""
+    rows = np.array(list(itertools.product(*map(range, space.cardinalities))), dtype=np.int8)
+    return rows[space.is_valid(rows)]
+
+
+def additive(space, seed=0):
+    """A score that is a sum over the choices; the weights are such that the order of summing does not show."""
+    weights = np.round(1024 * np.random.default_rng(seed).normal(0.2, 1.0, len(space.cardinalities))) / 1024
+    return lambda choices: choices @ weights
+
+
+class Recorder:
+    """A score that keeps what it was asked."""
+
+    def __init__(self, score):
+        self.score = score
+        self.calls = []
+
+    def __call__(self, choices):
+        self.calls.append(choices.copy())
+        return self.score(choices)
+
+    @property
+    def rows(self):
+        return np.concatenate(self.calls)
+
+
+def limits_between(space, fraction):
+    macs = np.sort(space.costs(every(space))["macs"])
+    return {"macs": int(macs[int(fraction * (len(macs) - 1))])}
+
+
+def run(kind, space, score, limits, queries, seed, **changes):
+    random = np.random.default_rng(seed)
+    if kind == "evolve":
+        return evolve(space, score, limits, SearchSettings(queries=queries, **changes), random)
+    return random_search(space, score, limits, queries, random)
+
+
+kinds = pytest.mark.parametrize("kind", ["evolve", "random"])
+
+
+@kinds
+@given(
+    space=st.sampled_from([SMALL, Digits()]),
+    seed=st.integers(0, 2**32),
+    fraction=st.floats(0, 1),
+    queries=st.integers(1, 400),
+    population=st.integers(1, 60),
+    parents=st.integers(1, 60),
+)
+@settings(max_examples=40, deadline=None)
+def test_only_new_valid_feasible_architectures_are_scored(kind, space, seed, fraction, queries, population, parents):
+    limits = limits_between(space, fraction)
+    score = Recorder(additive(space, seed))
+    changes = {"population": population, "parents": parents} if kind == "evolve" else {}
+    result = run(kind, space, score, limits, queries, seed, **changes)
+
+    assert space.is_valid(score.rows).all()
+    assert (space.costs(score.rows)["macs"] <= limits["macs"]).all()
+    assert len({row.tobytes() for row in score.rows}) == len(score.rows) == result.queries
+    feasible = int((space.costs(every(space))["macs"] <= limits["macs"]).sum())
+    assert result.queries == min(queries, feasible)  # the smallest sets are searched to the end
+    assert result.exhausted == (feasible < queries)
+
+    steps, best = zip(*result.history, strict=True)
+    assert list(steps) == sorted(set(steps))
+    assert steps[-1] == result.queries
+    assert list(best) == sorted(best)
+    assert best[-1] == result.best[0].score == max(score.score(score.rows))
+
+    scores = [one.score for one in result.best]
+    assert scores == sorted(scores, reverse=True)
+    assert len({one.architecture for one in result.best}) == len(result.best) == min(10, result.queries)
+    for one in result.best:
+        row = one.architecture.row()
+        assert one.costs == {name: values[0] for name, values in space.costs(row).items()}
+        assert one.score == pytest.approx(score.score(row)[0])
+
+
+@kinds
+@pytest.mark.parametrize("limits", [{}, {"macs": 14_000_000}, {"conv_macs": 10_000_000, "params": 620_000}])
+def test_the_seed_decides(kind, limits):
+    score = additive(DEFAULT)
+    first = run(kind, DEFAULT, score, limits, 500, 3)
+    assert run(kind, DEFAULT, score, limits, 500, 3) == first
+    assert run(kind, DEFAULT, score, limits, 500, 4).best != first.best
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 1.0])
+def test_finds_the_optimum_that_brute_force_finds(seed, fraction):
+    limits = limits_between(MEDIUM, fraction)
+    rows = every(MEDIUM)
+    rows = rows[MEDIUM.costs(rows)["macs"] <= limits["macs"]]
+    score = additive(MEDIUM, seed)
+    budget = SearchSettings(queries=600)  # of 3,969 architectures
+    result = evolve(MEDIUM, score, limits, budget, np.random.default_rng(seed))
+    assert result.best[0].score == pytest.approx(score(rows).max())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_beats_random_search_with_as_many_queries(seed):
+    score = additive(DEFAULT, seed)
+    limits = {"macs": 13_000_000}
+    evolved = run("evolve", DEFAULT, score, limits, 2000, seed)
+    drawn = run("random", DEFAULT, score, limits, 2000, seed)
+    assert evolved.queries == drawn.queries == 2000
+    assert evolved.best[0].score > drawn.best[0].score
+
+
+def test_the_score_is_called_once_a_generation():
+    score = Recorder(additive(DEFAULT))
+    result = run("evolve", DEFAULT, score, {"macs": 15_000_000}, 330, 0)
+    assert [len(rows) for rows in score.calls] == [100, 100, 100, 30]
+    assert [queries for queries, _ in result.history] == [100, 200, 300, 330]
+
+
+@kinds
+def test_limits_that_uniform_draws_never_meet(kind):
+    least = int(DEFAULT.costs(DEFAULT.cheapest("macs").row())["macs"][0])
+    limits = {"macs": least + 250_000}
+    assert not (DEFAULT.costs(DEFAULT.sample(50_000, np.random.default_rng(0)))["macs"] <= limits["macs"]).any()
+    score = Recorder(additive(DEFAULT))
+    result = run(kind, DEFAULT, score, limits, 300, 0)
+    assert result.queries == 300
+    assert (DEFAULT.costs(score.rows)["macs"] <= limits["macs"]).all()
+
+
+@kinds
+def test_a_limit_that_only_the_cheapest_keeps(kind):
+    cheapest = DEFAULT.cheapest("macs")
+    limits = {"macs": int(DEFAULT.costs(cheapest.row())["macs"][0])}
+    result = run(kind, DEFAULT, additive(DEFAULT), limits, 50, 0)
+    assert result.exhausted
+    assert [one.architecture for one in result.best] == [cheapest]
+
+
+@kinds
+def test_several_limits_at_once(kind):
+    space = Digits()
+    rows = every(space)
+    costs = space.costs(rows)
+    limits = {"macs": 6, "params": 38}
+    feasible = int(((costs["macs"] <= 6) & (costs["params"] <= 38)).sum())
+    assert 0 < feasible < 40
+    result = run(kind, space, additive(space), limits, 100, 0)
+    assert result.exhausted
+    assert result.queries == feasible
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"macs": 1000}, "below the cheapest"),
+        ({"mac": 15_000_000}, "'mac' is not one of macs"),
+        ({"macs": 15e6}, "expected a whole number, got 15000000.0"),
+        ({"macs": True}, "expected a whole number, got True"),
+    ],
+)
+def test_limits_that_make_no_sense(kind, limits, message):
+    with pytest.raises(InputError, match=message):
+        run(kind, DEFAULT, additive(DEFAULT), limits, 10, 0)
+
+
+@kinds
+def test_limits_that_exclude_each_other(kind):
+    with pytest.raises(InputError, match=r"macs 2 and params 36: no architecture of digits"):
+        run(kind, Digits(), additive(Digits()), {"macs": 2, "params": 36}, 10, 0)
+
+
+@kinds
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_names_the_architecture(kind, value):
+    def score(choices):
+        scores = np.zeros(len(choices))
+        scores[3] = value
+        bad.append(DEFAULT.format(Architecture("op_subset", tuple(choices[3].tolist()))))
+        return scores
+
+    bad = []
+    with pytest.raises(InputError, match="expected a finite number") as caught:
+        run(kind, DEFAULT, score, {}, 10, 0)
+    assert bad[0] in str(caught.value)
+    assert str(value) in str(caught.value)
+
+
+@kinds
+def test_a_score_of_the_wrong_shape(kind):
+    with pytest.raises(InputError, match=r"each of 10 architectures, got shape \(10, 1\)"):
+        run(kind, DEFAULT, lambda choices: np.zeros((len(choices), 1)), {}, 10, 0)
+
+
+def test_a_score_that_writes_to_its_argument_changes_nothing():
+    def score(choices):
+        scores = choices.sum(axis=1).astype(float)
+        choices[:] = 0
+        return scores
+
+    result = run("evolve", DEFAULT, score, {}, 300, 0)
+    assert result.best[0].score == sum(result.best[0].architecture.choices)
+
+
+def test_importing_evolution_imports_no_torch():
+    code = "import sys, evolution; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,100 @@
+"""Images on the device: seeded order, random crop and flip for a whole batch at once, normalisation.
+
+The pictures stay uint8 until the batch is made; nothing is done one image at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set on one device.
+
+    Attributes:
+        images: uint8, (images, side, side, channels).
+        labels: int64, (images,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of each channel of the training images, pixels in 0..1."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @staticmethod
+    def of(images: NDArray[np.uint8]) -> Normalisation:
+        """Measured on at most 10,000 images, evenly spread."""
+        step = max(1, len(images) // 10_000)
+        pixels = images[::step].reshape(-1, images.shape[-1]).astype(np.float64) / 255
+        # A constant channel must not divide by zero.
+        return Normalisation(tuple(pixels.mean(axis=0).tolist()), tuple(np.maximum(pixels.std(axis=0), 1e-3).tolist()))
+
+
+def stream(seed: int, key: str, epoch: int) -> torch.Generator:
+    """Randomness of one epoch: a function of run seed, architecture and epoch, so nothing of it is saved."""
+    digest = hashlib.blake2b(f"{seed}/{key}/{epoch}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """uint8 (batch, side, side, channels) to float32 (batch, channels, side, side) in channels_last."""
+    mean = torch.tensor(normalisation.mean, device=images.device)
+    deviation = torch.tensor(normalisation.deviation, device=images.device)
+    return ((images.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
+
+
+def training_batches(
+    split: Split, recipe: Recipe, normalisation: Normalisation, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch in random order: (images, labels). The rest that fills no batch waits for another epoch."""
+    device = split.images.device
+    count, side = len(split), split.images.shape[1]
+    size = min(recipe.batch_size, count)
+    padding = recipe.crop_padding
+    order = torch.randperm(count, generator=generator)
+    shifts = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
+    flips = torch.rand(count, generator=generator) < (0.5 if recipe.flip else 0.0)
+    positions = torch.arange(side)
+    rows = (shifts[0][:, None] + positions).to(device)
+    columns = (shifts[1][:, None] + torch.where(flips[:, None], positions.flip(0), positions)).to(device)
+    order = order.to(device)
+    for start in range(0, count - size + 1, size):
+        chosen = order[start : start + size]
+        images = split.images[chosen]
+        if padding or recipe.flip:
+            images = torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))
+            here = slice(start, start + size)
+            batch = torch.arange(size, device=device)[:, None, None]
+            images = images[batch, rows[here][:, :, None], columns[here][:, None, :]]
+        yield normalise(images, normalisation), split.labels[chosen]
+
+
+def evaluation_batches(
+    split: Split, batch_size: int, normalisation: Normalisation
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once, in order: (images, labels)."""
+    for start in range(0, len(split), batch_size):
+        end = start + batch_size
+        yield normalise(split.images[start:end], normalisation), split.labels[start:end]
