@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -188,7 +188,7 @@ class _Pool:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if device == "cpu":  # one thread a process: the BLAS libraries read these before torch does
             environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        process = subprocess.Popen(
             self.task.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -221,7 +221,14 @@ class _Pool:
             worker.buffer += chunk
             *lines, worker.buffer = worker.buffer.split(b"\n")
             for line in lines:
-                self._hear(worker, json.loads(line))
+                try:
+                    answer = json.loads(line)
+                except ValueError:
+                    answer = None
+                if not isinstance(answer, dict):
+                    self._lose(worker, "crash", f"the worker wrote what is no answer: {line[:200]!r}")
+                    break
+                self._hear(worker, answer)
             if not chunk:
                 self._lose(worker, "killed", "")
         now = time.monotonic()
@@ -315,20 +322,16 @@ class _Pool:
         assert worker.process.stdin is not None
         self.selector.unregister(worker.process.stdout)
         worker.process.stdout.close()
-        try:
+        with suppress(BrokenPipeError):
             worker.process.stdin.close()
-        except BrokenPipeError:
-            pass
         os.close(worker.errors)
         self.workers.remove(worker)
 
     def _send(self, worker: _Worker, message: dict[str, object]) -> None:
         assert worker.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it is dead; its closed output tells so in the next step
             worker.process.stdin.write(json.dumps(message).encode() + b"\n")
             worker.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is dead; its closed output tells so in the next step
 
     def _error_tail(self, worker: _Worker) -> str:
         """The last words on its standard error."""

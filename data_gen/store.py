@@ -200,17 +200,19 @@ class Store:
             )
 
     def fail(self, attempt: int, outcome: str, message: str) -> None:
-        """Close an attempt that gave no result."""
+        """Close an attempt that gave no result; one that is closed already stays as it is."""
         with self._writing() as connection:
             connection.execute(
-                "UPDATE attempts SET finished = ?, outcome = ?, message = ? WHERE id = ?",
+                "UPDATE attempts SET finished = ?, outcome = ?, message = ? WHERE id = ? AND finished IS NULL",
                 (time.time(), outcome, message[:2000], attempt),
             )
 
     def event(self, kind: str, message: str) -> None:
         """Something worth telling in the report: a start, a stop, a stage's seconds."""
         with self._writing() as connection:
-            connection.execute("INSERT INTO events (time, kind, message) VALUES (?, ?, ?)", (time.time(), kind, message))
+            connection.execute(
+                "INSERT INTO events (time, kind, message) VALUES (?, ?, ?)", (time.time(), kind, message)
+            )
 
     def events(self, kind: str) -> list[tuple[float, str]]:
         """(time, message) of one kind, oldest first."""
@@ -238,9 +240,14 @@ class Store:
         return [
             Result(
                 _job(*row[:6]),
-                *row[6:12],
-                curves=json.loads(row[12]),
-                costs=dict(zip(("macs", "conv_macs", "params", "activations"), row[13:], strict=True)),
+                row[6],
+                row[7],
+                row[8],
+                row[9],
+                row[10],
+                row[11],
+                json.loads(row[12]),
+                dict(zip(("macs", "conv_macs", "params", "activations"), row[13:], strict=True)),
             )
             for row in rows
         ]
@@ -302,7 +309,7 @@ def open_store(path: Path) -> Store:
     except sqlite3.OperationalError as error:
         raise UnavailableError(f"{path}: cannot open ({error})") from error
     try:
-        new = not path.exists() or path.stat().st_size == 0
+        new = _is_blank(connection, path)
         if not new:
             _check_format(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -333,6 +340,20 @@ def read_store(path: Path) -> Store:
         connection.close()
         raise
     return Store(connection, path)
+
+
+def _is_blank(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the store is still to be made: no file, or one whose first driver died before its first commit."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    try:
+        tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        marks = connection.execute("PRAGMA application_id").fetchone()
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path}: not a store of this tool, or damaged ({error})") from error
+    return bool(tables == (0,) and marks == (0,))
 
 
 def _check_format(connection: sqlite3.Connection, path: Path) -> None:

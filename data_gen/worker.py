@@ -20,6 +20,7 @@ _HEARTBEAT_SECONDS = 0.5
 
 
 def main() -> None:
+    """Serve jobs until standard input closes."""
     # Only our lines may reach the driver: whatever a library prints goes to standard error.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -76,6 +76,7 @@ class Archive:
             self.admit(self._cheap(), count)
         while len(self._rows) - start < count and self._expanded < len(self._rows):
             around = neighbours(self._rows[self._expanded], self._space.cardinalities)
+            around = around[self._feasible(around)]
             missing = count - len(self._rows) + start
             if len(self.admit(random.permutation(around), missing)) < missing:
                 self._expanded += 1
@@ -86,6 +87,8 @@ class Archive:
         return np.stack(rows) if rows else np.empty((0, len(self._space.cardinalities)), np.int8)
 
     def _feasible(self, choices: Choices) -> NDArray[np.bool_]:
+        if not len(choices):
+            return np.zeros(0, np.bool_)  # spaces need not know what an empty batch is
         fits = self._space.is_valid(choices)
         fits[fits] = within(self._space, choices[fits], self._limits)  # costs are asked of valid rows alone
         return fits

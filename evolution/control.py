@@ -12,7 +12,7 @@ from evolution.moves import redraw
 from supernet.settings import InputError, nearest
 from supernet.space import Architecture, Choices, SearchSpace, architectures, within
 
-_POOL = 10_000
+_POOL = 2000
 _WALKERS = 256
 
 

@@ -1,0 +1,70 @@
+"""GENAS: finds a network for your own images under a hard limit.
+
+The whole pipeline::
+
+    import genas
+
+    run = genas.load_run("quickstart")
+    genas.generate(run)
+    genas.fit(run)
+    genas.search(run)
+    genas.retrain(run)
+    genas.report(run)
+
+The names are those of the command line. They are loaded when first used, so importing this is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genas.config import Run, RunSettings, load_run
+    from genas.costing import cost
+    from genas.overview import evaluate, report, status
+    from genas.pipeline import export_table, fit, generate, run_all, search
+    from genas.retraining import retrain
+    from supernet import InputError, read_table
+
+_HOMES = {
+    "InputError": "supernet",
+    "Run": "genas.config",
+    "RunSettings": "genas.config",
+    "cost": "genas.costing",
+    "evaluate": "genas.overview",
+    "export_table": "genas.pipeline",
+    "fit": "genas.pipeline",
+    "generate": "genas.pipeline",
+    "load_run": "genas.config",
+    "read_table": "supernet",
+    "report": "genas.overview",
+    "retrain": "genas.retraining",
+    "run_all": "genas.pipeline",
+    "search": "genas.pipeline",
+    "status": "genas.overview",
+}
+
+__all__ = [
+    "InputError",
+    "Run",
+    "RunSettings",
+    "cost",
+    "evaluate",
+    "export_table",
+    "fit",
+    "generate",
+    "load_run",
+    "read_table",
+    "report",
+    "retrain",
+    "run_all",
+    "search",
+    "status",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'genas' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from torch import nn
 
-from predictor.graph import GraphPredictor, GraphPredictorSettings, fit_graph, labels
+from predictor.graph import GraphPredictorSettings, fit_graph, labels
 from supernet import InputError, LabelTable, Node
 
 Columns: TypeAlias = Callable[[LabelTable], NDArray[np.float64]]
@@ -40,9 +40,9 @@ class _Scores:
 
 
 def fit_graph_baseline(table: LabelTable, metric: str, seed: int) -> Predictor:
-    """The graph predictor with its default settings, features included where every row has them."""
-    predictor: GraphPredictor = fit_graph(table, metric, GraphPredictorSettings(), seed)
-    return _Scores(lambda rows: predictor.predict(rows.graphs, [row.features for row in rows.rows]))
+    """The graph predictor with its default settings, on graphs alone."""
+    predictor = fit_graph(table, metric, GraphPredictorSettings(), seed)
+    return _Scores(lambda rows: predictor.predict(rows.graphs))
 
 
 def fit_ridge(table: LabelTable, metric: str, seed: int) -> Predictor:
@@ -68,16 +68,17 @@ def fit_mlp(table: LabelTable, metric: str, seed: int) -> Predictor:
         )  # fmt: skip
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1)
         for _ in range(60):
-            for batch in torch.randperm(len(target)).split(32):
+            for batch in torch.split(torch.randperm(len(target)), 32):
                 optimizer.zero_grad()
-                nn.functional.mse_loss(model(inputs[batch]).squeeze(1), target[batch]).backward()
+                loss = nn.functional.mse_loss(model(inputs[batch]).squeeze(1), target[batch])
+                torch.autograd.backward(loss)
                 optimizer.step()
     model.eval()
 
     def predict(rows: LabelTable) -> NDArray[np.float64]:
         with torch.no_grad():
             scores: torch.Tensor = model(torch.from_numpy(columns(rows)).float())
-        return scores.squeeze(1).double().numpy() * scale + center
+        return np.asarray(scores.squeeze(1).double().numpy() * scale + center, np.float64)
 
     return _Scores(predict)
 

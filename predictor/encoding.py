@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch_geometric.data import Batch
 
+from predictor.geometric import Batch
 from supernet import ArchGraph, InputError, Node
 
 UNKNOWN = 0
@@ -176,9 +176,7 @@ class GraphEncoder:
             raise ValueError("the standardisation does not fit the columns")
         return encoder
 
-    def feature_matrix(
-        self, count: int, features: Sequence[Mapping[str, float]] | None
-    ) -> NDArray[np.float64]:
+    def feature_matrix(self, count: int, features: Sequence[Mapping[str, float]] | None) -> NDArray[np.float64]:
         """The features of ``count`` architectures, (count, features). Raises InputError for a missing one."""
         if not self.features:
             return np.empty((count, 0))

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from predictor.baselines import PREDICTORS, Predictor
-from predictor.graph import labels
 from supernet import InputError, LabelTable
 from supernet.settings import nearest
 
@@ -71,13 +70,11 @@ def kendall_tau(predicted: ArrayLike, measured: ArrayLike) -> float:
         predicted: scores, (architectures,), larger is better where larger measurements are.
         measured: measurements, (architectures,).
     """
-    tau = float(stats.kendalltau(predicted, measured).statistic)
+    tau = float(stats.kendalltau(np.asarray(predicted, np.float64), np.asarray(measured, np.float64)).statistic)
     return tau if math.isfinite(tau) else 0.0
 
 
-def tau_interval(
-    predicted: ArrayLike, measured: ArrayLike, seed: int, resamples: int = 1000
-) -> tuple[float, float]:
+def tau_interval(predicted: ArrayLike, measured: ArrayLike, seed: int, resamples: int = 1000) -> tuple[float, float]:
     """95 % percentile bootstrap interval of :func:`kendall_tau` over architectures."""
     first, second = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
     random = np.random.default_rng(seed)
@@ -179,11 +176,11 @@ def _evaluate(
             done += 1
             if progress is not None:
                 progress(done, len(names) * len(splits))
+        spread, interval = 0.0, (taus[0], taus[0])
         if len(taus) > 1:
-            interval = _mean_interval(taus)
+            spread, interval = float(np.std(taus, ddof=1)), _mean_interval(taus)
         else:
             interval = tau_interval(predicted, held_out.metric(metric), seed)
-        spread = float(np.std(taus, ddof=1)) if len(taus) > 1 else 0.0
         speed = _scored_per_second(predictor, held_out)
         result[name] = ModelEvaluation(float(np.mean(taus)), spread, interval, float(np.median(seconds)), speed)
     return Evaluation(result, metric, len(splits[0][0]), len(splits[0][1]), len(splits), seed)

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.data import Batch
-from torch_geometric.nn import MessagePassing
 
 from predictor.encoding import GraphEncoder
 from predictor.files import read_predictor, write_predictor
+from predictor.geometric import Batch, MessagePassing
 from supernet import ArchGraph, InputError, LabelTable, Settings
+
+_CHUNK = 200  # graphs scored at a time: their hidden channels stay in the processor's cache
+_FEWEST_STEPS = 5  # in an epoch
+_STEEPNESS = 2.0  # how fast the pair loss falls with the difference of two standardised scores
 
 
 class GraphPredictorSettings(Settings):
@@ -35,20 +38,20 @@ class GraphPredictorSettings(Settings):
         width: hidden channels of a node in one network.
         layers: rounds of messages, each one edge far in both directions.
         epochs: passes over the training graphs.
-        batch_size: graphs in a step.
+        batch_size: graphs in a step; fewer where the table would give less than 5 steps an epoch.
         learning_rate: peak of the one-cycle schedule.
         weight_decay: decoupled weight decay of the weights, not the biases.
         pair_weight: share of the ranking loss, the rest is squared error.
-        dropout: share of a graph's pooled channels and scalars dropped in training.
+        dropout: share of channels dropped in training, of nodes and of whole graphs.
         use_features: let the table's ``features`` enter; a prediction must then bring them.
     """
 
     members: Annotated[int, Field(ge=1, le=64)] = 4
-    width: Annotated[int, Field(ge=4, le=1024)] = 32
+    width: Annotated[int, Field(ge=4, le=1024)] = 16
     layers: Annotated[int, Field(ge=1, le=32)] = 3
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 50
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
     pair_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -58,9 +61,9 @@ class GraphPredictorSettings(Settings):
 class MemberLinear(nn.Module):
     """One linear map for each member: (rows, members, inputs) to (rows, members, outputs)."""
 
-    def __init__(self, members: int, inputs: int, outputs: int, generator: torch.Generator) -> None:
+    def __init__(self, members: int, inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0) -> None:
         super().__init__()
-        weight = torch.randn(members, inputs, outputs, generator=generator) / math.sqrt(inputs)
+        weight = torch.randn(members, inputs, outputs, generator=generator) * (gain / math.sqrt(inputs))
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
 
@@ -73,14 +76,14 @@ class TwoWayLayer(MessagePassing):  # type: ignore[misc]
 
     def __init__(self, members: int, width: int, generator: torch.Generator) -> None:
         super().__init__(aggr="sum", node_dim=0)
-        self.update = MemberLinear(members, 3 * width, width, generator)
+        self.combine = MemberLinear(members, 3 * width, width, generator)
 
     def forward(self, hidden: Tensor, edges: Tensor) -> Tensor:
         """Hidden (nodes, members, width), edges (2, edges)."""
         flat = hidden.reshape(len(hidden), -1)  # two dimensions: the fast path of scatter
         inputs = self.propagate(edges, x=flat).view(hidden.shape)
         followers = self.propagate(edges.flip(0), x=flat).view(hidden.shape)
-        heard: Tensor = self.update(torch.cat([hidden, inputs, followers], dim=-1))
+        heard: Tensor = self.combine(torch.cat([hidden, inputs, followers], dim=-1))
         return hidden + 0.5 * F.relu(heard)
 
 
@@ -90,13 +93,14 @@ class GraphEnsemble(nn.Module):
     def __init__(self, encoder: GraphEncoder, settings: GraphPredictorSettings, generator: torch.Generator) -> None:
         super().__init__()
         members, width, scalars = settings.members, settings.width, encoder.scalar_width
-        self.members, self.nodes, self.dropout = members, encoder.typical_nodes, settings.dropout
-        self.embed = nn.Linear(encoder.node_width, members * width)
+        self.members, self.dropout = members, settings.dropout
+        self.pool_scale = 2 / encoder.typical_nodes
+        self.embed = nn.utils.skip_init(nn.Linear, encoder.node_width, members * width)  # type: ignore[no-untyped-call]
         self.layers = nn.ModuleList([TwoWayLayer(members, width, generator) for _ in range(settings.layers)])
         self.pool = MemberLinear(members, width, width, generator)
         self.hidden = MemberLinear(members, width + scalars, width, generator)
         self.score = MemberLinear(members, width, 1, generator)
-        self.wide = MemberLinear(members, scalars, 1, generator)
+        self.wide = MemberLinear(members, scalars, 1, generator, gain=0.1)
         with torch.no_grad():
             weight = torch.randn(members * width, encoder.node_width, generator=generator)
             weight[:, encoder.unknown_columns] = 0  # never trained: an unknown node is its attributes alone
@@ -108,8 +112,8 @@ class GraphEnsemble(nn.Module):
         hidden = F.relu(self.embed(batch.x)).view(nodes, self.members, -1)
         for layer in self.layers:
             hidden = layer(hidden, batch.edge_index)
-        hidden = F.relu(self.pool(hidden)).reshape(nodes, -1)
-        pooled = hidden.new_zeros(graphs, hidden.shape[1]).index_add_(0, batch.batch, hidden) / self.nodes
+        hidden = F.dropout(F.relu(self.pool(hidden)), self.dropout, self.training).reshape(nodes, -1)
+        pooled = hidden.new_zeros(graphs, hidden.shape[1]).index_add_(0, batch.batch, hidden) * self.pool_scale
         scalars = batch.scalars[:, None].expand(-1, self.members, -1)
         whole = torch.cat([pooled.view(graphs, self.members, -1), scalars], dim=-1)
         whole = F.dropout(whole, self.dropout, self.training)
@@ -184,9 +188,6 @@ class GraphPredictor:
         return GraphPredictor(metric, settings, encoder, ensemble.eval(), center, scale)
 
 
-_CHUNK = 1000
-
-
 def labels(table: LabelTable, metric: str) -> NDArray[np.float64]:
     """The labels to fit on. Raises InputError where a row lacks them, or they are fewer than 2 or all equal."""
     values = table.metric(metric)
@@ -229,13 +230,13 @@ def _train(
     settings: GraphPredictorSettings,
     generator: torch.Generator,
 ) -> None:
-    steps = max(1, round(len(graphs) / settings.batch_size))
+    steps = min(len(graphs) // 2, max(_FEWEST_STEPS, round(len(graphs) / settings.batch_size)))
     weights = [value for name, value in ensemble.named_parameters() if name.endswith("weight")]
     biases = [value for name, value in ensemble.named_parameters() if not name.endswith("weight")]
     groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=steps * settings.epochs + 1, pct_start=0.2
+        optimizer, settings.learning_rate, total_steps=steps * settings.epochs, pct_start=0.2
     )
     ensemble.train()
     for _ in range(settings.epochs):
@@ -243,7 +244,7 @@ def _train(
             rows = drawn.tolist()
             batch = encoder.encode([graphs[row] for row in rows], features and [features[row] for row in rows])
             optimizer.zero_grad()
-            ranking_loss(ensemble(batch), target[drawn], settings.pair_weight).backward()
+            torch.autograd.backward(ranking_loss(ensemble(batch), target[drawn], settings.pair_weight))
             optimizer.step()
             schedule.step()
 
@@ -262,7 +263,3 @@ def ranking_loss(scores: Tensor, target: Tensor, pair_weight: float) -> Tensor:
         return squared
     pairs = F.softplus(-_STEEPNESS * (scores[better] - scores[worse])).mean()
     return (1 - pair_weight) * squared + pair_weight * pairs
-
-
-_STEEPNESS = 2.0
-"""How fast the pair loss falls with the difference of two standardised scores."""

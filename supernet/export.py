@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Mapping
 
 from supernet.graph import ArchGraph
 from supernet.network import ShiftedConv, layer_call, node_names
 from supernet.operations import graph_costs, layers
 
 
-def network_source(graph: ArchGraph, title: str) -> str:
+def network_source(graph: ArchGraph, title: str, constants: Mapping[str, object] | None = None) -> str:
     """The text of a ``model.py`` that needs only torch.
 
     It defines ``Network`` with the same state dict as :func:`supernet.network.build_network` gives,
@@ -18,6 +19,7 @@ def network_source(graph: ArchGraph, title: str) -> str:
 
     Args:
         title: the first line of its docstring, for instance the architecture's key.
+        constants: module constants by name, such as class names; tuples of numbers and texts.
     """
     names, sources = node_names(graph), graph.predecessors()
     first = next(node for node in graph.nodes if node.op == "input")
@@ -56,11 +58,12 @@ def network_source(graph: ArchGraph, title: str) -> str:
     costs = graph_costs(graph)
     input_name = names[next(position for position, node in enumerate(graph.nodes) if node.op == "input")]
     body = _TEMPLATE.format(
-        title=title,
+        title=title.replace("\\", "\\\\").replace('"', '\\"'),  # a path in it must not end the docstring
         shape=shape,
         macs=costs.macs,
         conv_macs=costs.conv_macs,
         params=costs.params,
+        constants="".join(f"{name} = {value!r}\n" for name, value in (constants or {}).items()),
         helpers="".join(f"{source}\n\n" for source in helpers.values()),
         construct=textwrap.indent("\n".join(construct), " " * 8),
         forward=textwrap.indent("\n".join(forward), " " * 8),
@@ -87,6 +90,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 {padding}
+{constants}
 
 {helpers}class Network(nn.Module):
     """The network, layer by layer."""

@@ -8,6 +8,7 @@ nothing else. It needs no torch.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -60,9 +61,7 @@ class Node:
         value = self.get(attribute, math.nan)
         if not float(value).is_integer():
             got = "none" if math.isnan(value) else str(value)
-            raise InputError(
-                f"node {self.name or self.op!r}: attribute {attribute!r} must be an integer, got {got}"
-            )
+            raise InputError(f"node {self.name or self.op!r}: attribute {attribute!r} must be an integer, got {got}")
         return int(value)
 
 
@@ -151,8 +150,9 @@ def graph_from_json(nodes: object, edges: object) -> ArchGraph:
         for name, value in entry.items():
             if name == "op" or value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"node {position}: attribute {name!r} must be a number, got {value!r:.80}")
+            # Compared, not converted: a whole number of 400 digits is no float.
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+                raise InputError(f"node {position}: attribute {name!r} must be a finite number, got {value!r:.80}")
             attributes.append((str(name), value))
         parsed.append(Node(str(entry["op"]), tuple(attributes)))
     pairs = []

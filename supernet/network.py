@@ -6,6 +6,8 @@ layer in its chain; :mod:`supernet.export` writes source with the same keys.
 
 from __future__ import annotations
 
+import keyword
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,7 +64,10 @@ def node_names(graph: ArchGraph) -> list[str]:
     """A distinct Python identifier for each node: its own name, or operation and position."""
     names: list[str] = []
     for position, node in enumerate(graph.nodes):
-        name = node.name if node.name.isidentifier() and node.name not in names else f"{node.op}_{position}"
+        usable = node.name.isidentifier() and not keyword.iskeyword(node.name) and node.name not in names
+        name = node.name if usable else f"{node.op}_{position}"
+        while name in names:  # another node is called so by hand
+            name += "_"
         names.append(name)
     return names
 

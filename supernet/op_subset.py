@@ -18,21 +18,19 @@ from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
 from supernet.settings import InputError, Settings
 from supernet.space import Architecture, Choices
 
-OperationName = Literal[
-    "skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5"
-]
+OperationName = Literal["skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5"]
 Channels = Annotated[int, Field(ge=1, le=65536)]
 
 
 class LayerSettings(Settings):
     """One layer: output channels and stride."""
 
-    channels: Channels
+    channels: Annotated[int, Field(ge=2, le=65536)]  # the factorized reduce gives each half at least one
     stride: Literal[1, 2] = 1
 
 
 _PUBLISHED_LAYERS = tuple(
-    LayerSettings(channels=channels, stride=stride)  # type: ignore[arg-type]
+    LayerSettings(channels=channels, stride=stride)
     for channels, stride in ((16, 1), (32, 2), (40, 2), (80, 2), (320, 1))
 )
 
@@ -78,14 +76,15 @@ class OpSubset(Settings):
         return (2,) * (len(self.layers) * len(self.operations))
 
     def is_valid(self, choices: Choices) -> NDArray[np.bool_]:
-        options = ((choices == 0) | (choices == 1)).all(axis=1)
-        used = choices.reshape(len(choices), len(self.layers), -1).any(axis=2).all(axis=1)
+        options = np.isin(choices, (0, 1)).all(axis=1)
+        counts = choices.reshape(len(choices), len(self.layers), len(self.operations)).sum(axis=2)
+        used = (counts > 0).all(axis=1)
         return np.asarray(options & used, dtype=np.bool_)
 
     def sample(self, count: int, random: np.random.Generator) -> Choices:
         width = len(self.operations)
         masks = random.integers(1, 2**width, size=(count, len(self.layers)))
-        return ((masks[:, :, None] >> np.arange(width)) & 1).astype(np.int8).reshape(count, -1)
+        return ((masks[:, :, None] >> np.arange(width)) & 1).astype(np.int8).reshape(count, len(self.cardinalities))
 
     def costs(self, choices: Choices) -> dict[str, NDArray[np.int64]]:
         fixed, table = self._cost_table

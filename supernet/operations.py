@@ -16,9 +16,7 @@ from typing import Literal, NamedTuple
 from supernet.graph import ArchGraph, Node
 from supernet.settings import InputError, nearest
 
-LayerKind = Literal[
-    "conv", "shifted_conv", "batch_norm", "relu", "relu6", "global_mean", "flatten", "linear"
-]
+LayerKind = Literal["conv", "shifted_conv", "batch_norm", "relu", "relu6", "global_mean", "flatten", "linear"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ The file is JSON lines, one architecture a line, so that any benchmark's or tool
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,9 +77,7 @@ class LabelTable:
         """One measured number for each row. Raises InputError where a row lacks it."""
         for row in self.rows:
             if name not in row.metrics:
-                raise InputError(
-                    f"metric {name!r} is missing in row {row.id!r}; {nearest(name, self.metric_names)}"
-                )
+                raise InputError(f"metric {name!r} is missing in row {row.id!r}; {nearest(name, self.metric_names)}")
         return np.array([row.metrics[name] for row in self.rows], dtype=np.float64)
 
     def choices(self) -> NDArray[np.int64] | None:
@@ -109,8 +108,10 @@ def write_table(table: LabelTable, path: Path) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot write the table ({error.strerror})") from error
+    finally:
+        with suppress(OSError):  # it is there only where writing failed
+            temporary.unlink()
 
 
 def read_table(path: Path) -> LabelTable:
@@ -139,7 +140,7 @@ def _rows(lines: Iterator[str], path: Path) -> Iterator[LabelRow]:
             row = _row(line)
             if row.id in first_line:
                 raise InputError(f"id {row.id!r} was given in line {first_line[row.id]} already")
-        except (InputError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # InputError, bad JSON, a number of thousands of digits
             raise InputError(f"{path}:{number}: {error}") from error
         first_line[row.id] = number
         yield row
@@ -164,9 +165,11 @@ def _row(line: str) -> LabelRow:
         raise InputError(f"'accuracy' must be a fraction from 0 to 1, got {metrics['accuracy']}")
     choices = entry.get("choices")
     if choices is not None and (
-        not isinstance(choices, list) or not choices or any(type(choice) is not int for choice in choices)
+        not isinstance(choices, list)
+        or not choices
+        or any(type(choice) is not int or not 0 <= choice < 2**31 for choice in choices)
     ):
-        raise InputError(f"'choices' must be a list of whole numbers, got {choices!r:.80}")
+        raise InputError(f"'choices' must be a list of whole numbers from 0, got {choices!r:.80}")
     return LabelRow(
         entry["id"],
         graph_from_json(entry["nodes"], entry["edges"]),
@@ -180,7 +183,7 @@ def _numbers(value: object, what: str) -> dict[str, float]:
     if not isinstance(value, dict):
         raise InputError(f"{what!r} must be an object of numbers, got {value!r:.80}")
     for name, number in value.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= sys.float_info.max:
             raise InputError(f"{what} {name!r} must be a finite number, got {number!r:.80}")
     return {str(name): float(number) for name, number in value.items()}
 

@@ -14,8 +14,10 @@ import json
 import os
 import shutil
 import tempfile
+import tokenize
 import urllib.error
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ _NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _FOLDER_SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 _CHUNK = 1024
+_CLASS_LIMIT = 100_000
 
 Fraction = Annotated[float, Field(gt=0, lt=0.9)]
 
@@ -144,7 +147,12 @@ def prepare(settings: DataSettings, side: int) -> DataInfo:
                 f"{folder.parent}: cannot write prepared images ({error.strerror}); set GENAS_CACHE to a folder"
             ) from error
         try:
-            _decode(settings, side, temporary)
+            try:
+                _decode(settings, side, temporary)
+            except OSError as error:
+                raise UnavailableError(
+                    f"{folder.parent}: cannot write prepared images ({error.strerror}); set GENAS_CACHE to a folder"
+                ) from error
             try:
                 temporary.rename(folder)
             except OSError:  # another run prepared the same data meanwhile
@@ -193,8 +201,9 @@ def _decode(settings: DataSettings, side: int, folder: Path) -> None:
         "test": settings.test_images,
     }
     first_part, first_positions = chosen["train"]
-    first = source.parts[first_part].read(first_positions[:1].tolist())[0]
-    channels = settings.channels or first.shape[2]
+    # Several pictures are looked at, so that one gray one in front does not turn all the others gray.
+    looked_at = first_positions[:: max(1, len(first_positions) // 32)].tolist()
+    channels = settings.channels or max(picture.shape[2] for picture in source.parts[first_part].read(looked_at))
     sizes: dict[str, int] = {}
     for name in SPLITS:
         part, positions = chosen[name]
@@ -341,9 +350,10 @@ def _open_npz(path: Path) -> _Source:
             arrays = {key: file[key] for key in file.files if key in (*_NPZ_KEYS, "classes")}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected an .npz with {', '.join(_NPZ_KEYS)}") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, SyntaxError,
+            zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:  # fmt: skip
         raise InputError(f"{path}: not a readable .npz of plain arrays ({error})") from error
     highest = 0
     parts: dict[str, _Part] = {}
@@ -364,10 +374,13 @@ def _open_npz(path: Path) -> _Source:
             raise InputError(
                 f"{path}: {name}_labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}"
             )
-        if labels.min() < 0:
-            raise InputError(f"{path}: {name}_labels holds {labels.min()}; expected labels from 0")
+        if labels.min() < 0 or labels.max() >= _CLASS_LIMIT:
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise InputError(f"{path}: {name}_labels holds {wrong}; expected labels from 0 to {_CLASS_LIMIT - 1}")
         highest = max(highest, int(labels.max()))
         parts[name] = _in_memory(images, labels.astype(np.int64))
+    if "classes" in arrays and arrays["classes"].ndim != 1:
+        raise InputError(f"{path}: classes must be a list of names, got an array of shape {arrays['classes'].shape}")
     classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else ()
     if not classes:
         classes = tuple(str(label) for label in range(highest + 1))
@@ -413,7 +426,11 @@ def _file_reader(files: list[Path]) -> Callable[[Sequence[int]], list[NDArray[np
 def _read_image(file: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as image:
-            gray = image.mode in ("1", "L", "LA", "I", "I;16", "F")
+            if image.mode.startswith("I;16"):  # Pillow would clip at 255: the high byte is the picture
+                return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
+            if image.mode in ("I", "F"):
+                raise ValueError(f"pixels of mode {image.mode} have no fixed range; expected 8 or 16 bits a channel")
+            gray = image.mode in ("1", "L", "LA")
             return _pixels(image.convert("L" if gray else "RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise InputError(f"{file}: not a readable image ({error})") from error

@@ -91,9 +91,7 @@ def training_batches(
         yield normalise(images, normalisation), split.labels[chosen]
 
 
-def evaluation_batches(
-    split: Split, batch_size: int, normalisation: Normalisation
-) -> Iterator[tuple[Tensor, Tensor]]:
+def evaluation_batches(split: Split, batch_size: int, normalisation: Normalisation) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order: (images, labels)."""
     for start in range(0, len(split), batch_size):
         end = start + batch_size

@@ -103,7 +103,7 @@ def train(
                 scores = network(images)
             loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if recipe.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
             optimizer.step()
@@ -130,15 +130,11 @@ def train(
         accuracy, loss_value = measure(network, measured, normalisation, recipe)
     seconds = time.perf_counter() - started
     images_per_second = step * min(recipe.batch_size, len(training)) / seconds
-    return TrainResult(
-        accuracy, loss_value, recipe.epochs, seconds, _peak_memory(device), images_per_second, curves
-    )
+    return TrainResult(accuracy, loss_value, recipe.epochs, seconds, _peak_memory(device), images_per_second, curves)
 
 
 @torch.no_grad()
-def measure(
-    network: nn.Module, split: Split, normalisation: Normalisation, recipe: Recipe
-) -> tuple[float, float]:
+def measure(network: nn.Module, split: Split, normalisation: Normalisation, recipe: Recipe) -> tuple[float, float]:
     """(accuracy, cross entropy) on a split in evaluation mode. Raises DivergedError."""
     network.eval()
     device = split.images.device

@@ -1,0 +1,159 @@
+"""The report's plots, as inline SVG whose colours follow the page, light or dark."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# Colours that no plot would have by chance; each becomes a variable of the page's style sheet.
+_INK, _MUTED, _GRID, _FIRST, _SECOND, _THIRD = (f"#0{number}0{number}0{number}" for number in range(1, 7))
+_VARIABLES = {
+    _INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _FIRST: "--first", _SECOND: "--second", _THIRD: "--third",
+}  # fmt: skip
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "genas",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _MUTED,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "axes.formatter.useoffset": False,
+}
+
+Points = Sequence[tuple[float, float]]
+
+
+def predicted_against_measured(points: Points, unit: str) -> str:
+    """Scatter of (measured, predicted) with the line where the two are equal.
+
+    Args:
+        unit: what the numbers are, such as ``validation accuracy (%)``.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(4.4, 4.2)
+        values = np.array([value for point in points for value in point])
+        low, high = float(values.min()), float(values.max())
+        space = (high - low) * 0.06 or 1.0
+        ends = (low - space, high + space)
+        axes.plot(ends, ends, color=_MUTED, linewidth=1, linestyle="--", label="predicted = measured")
+        _scatter(axes, points, "a held-out architecture")
+        axes.set(xlim=ends, ylim=ends, aspect="equal")
+        axes.set_xlabel(_label(f"measured {unit}"), parse_math=False)
+        axes.set_ylabel(_label(f"predicted {unit}"), parse_math=False)
+        _legend(figure, axes)
+        return _svg(figure, "measured", f"Predicted against measured {unit} of {len(points)} held-out architectures")
+
+
+def accuracy_against_cost(
+    points: Points, winner: tuple[float, float] | None, limit: float | None, cost: str, unit: str
+) -> str:
+    """Scatter of (cost, accuracy) of the generated architectures, the limit, and the winner's prediction."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(5.6, 3.9)
+        _scatter(axes, points, "generated, measured")
+        if winner is not None:
+            axes.scatter(*winner, s=150, marker="*", color=_SECOND, label="winner, predicted", zorder=4)
+        if limit is not None:
+            axes.axvline(limit, color=_THIRD, linewidth=1.4, linestyle="--", label=f"limit {limit:.6g}")
+        axes.set_xlabel(_label(cost), parse_math=False)
+        axes.set_ylabel(_label(unit), parse_math=False)
+        axes.margins(0.06)
+        _legend(figure, axes)
+        return _svg(figure, "cost", f"{unit} against {cost} of {len(points)} generated architectures")
+
+
+def search_curve(evolution: Points, random: Points, unit: str) -> str:
+    """Best prediction so far against predictor queries, of evolution and of random search."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(5.6, 3.7)
+        for points, label, color, line in (
+            (evolution, "evolution", _FIRST, "-"),
+            (random, "random search", _SECOND, "--"),
+        ):
+            queries, best = zip(*points, strict=True)
+            axes.step(queries, best, where="post", color=color, linestyle=line, linewidth=1.8, label=label)
+            axes.plot(queries[-1], best[-1], "o", color=color, markersize=4)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes.set_xlabel("predictor queries (distinct architectures scored)")
+        axes.set_ylabel(_label(f"best predicted {unit}"), parse_math=False)
+        _legend(figure, axes)
+        return _svg(figure, "search", f"Best predicted {unit} so far against predictor queries")
+
+
+def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, float, float, float]]]]) -> str:
+    """Median and quartiles of accuracy by epoch.
+
+    Args:
+        curves: (name, rows of epoch, lower quartile, median and upper quartile in percent).
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(5.6, 3.7)
+        for (name, rows), color, line in zip(curves, (_FIRST, _SECOND), ("--", "-"), strict=False):
+            epochs, low, middle, high = zip(*rows, strict=True)
+            axes.fill_between(epochs, low, high, color=color, alpha=0.22, linewidth=0)
+            axes.plot(epochs, middle, line, color=color, linewidth=1.8, marker="o", markersize=3, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("accuracy (%)")
+        _legend(figure, axes)
+        return _svg(figure, "curves", "Training and validation accuracy by epoch")
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _scatter(axes: Axes, points: Points, label: str) -> None:
+    x, y = zip(*points, strict=True)
+    axes.scatter(x, y, s=24, color=_FIRST, alpha=0.65, linewidths=0, label=label, zorder=3)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handlelength=1.6, columnspacing=1.4)
+
+
+def _svg(figure: Figure, name: str, description: str) -> str:
+    """The plot as an element: page colours, ids of its own, no prolog."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would style the whole page
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
+    text = text.replace("font-family: 'DejaVu Sans', sans-serif", "font-family: inherit")
+    return text.replace("<svg ", f'<svg class="plot" role="img" aria-label="{html.escape(description)}" ', 1)
+
+
+def _label(text: str) -> str:
+    """What the plot's font can show."""
+    return text.encode("ascii", "replace").decode()

@@ -1,0 +1,331 @@
+"""What lies in a run folder, read and checked: the report is written from this and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data_gen.store import Failure, Result, Store, read_store
+from supernet import InputError
+
+
+class _Content(BaseModel):
+    """A file that an earlier stage wrote. Keys that the report does not show may be there."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class ModelTau(_Content):
+    """Kendall tau of one predictor on the held-out architectures; larger is better."""
+
+    tau: float
+    tau_ci95: tuple[float, float]
+
+
+class LabelNoise(_Content):
+    """How far two trainings of one architecture agree."""
+
+    architectures: int
+    tau: float
+    standard_deviation: float
+
+
+class HeldOut(_Content):
+    """One held-out architecture."""
+
+    id: str
+    measured: float
+    predicted: float
+
+
+class Evaluation(_Content):
+    """``predictor/evaluation.json``."""
+
+    metric: str
+    rows: int
+    train_size: int
+    test_size: int
+    models: dict[str, ModelTau]
+    label_noise: LabelNoise | None = None
+    held_out: tuple[HeldOut, ...]
+    seconds: float
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether the metric is an accuracy that can be shown in percent."""
+        return is_fraction(self.metric, [row.measured for row in self.held_out])
+
+
+class Costed(_Content):
+    """An architecture and its exact costs for one image."""
+
+    key: str
+    architecture: str
+    macs: int
+    conv_macs: int
+    params: int
+    activations: int
+
+    def cost(self, name: str) -> int:
+        """One of the costs by its name."""
+        return int(getattr(self, name))
+
+
+class Candidate(Costed):
+    """An architecture that was searched for, with its predicted metric."""
+
+    predicted: float
+
+
+class Winner(Candidate):
+    """``winner/architecture.json``."""
+
+    graph: dict[str, Any]
+
+
+class Searched(_Content):
+    """One search: (queries so far, best prediction so far) in ``history``, best first in ``best``."""
+
+    queries: int
+    exhausted: bool = False
+    history: tuple[tuple[int, float], ...]
+    best: tuple[Candidate, ...] = Field(min_length=1)
+
+
+class Search(_Content):
+    """``winner/search.json``."""
+
+    metric: str
+    limits: dict[str, int]
+    evolution: Searched
+    random: Searched
+    evolution_seconds: float
+    seconds: float
+
+
+class Role(Costed):
+    """One architecture that was trained from scratch; accuracies are fractions."""
+
+    test_accuracies: tuple[float, ...]
+    mean: float | None
+    standard_deviation: float | None
+
+
+class Gain(_Content):
+    """Mean test accuracy of the winner less that of a control, a fraction; the interval is over seeds."""
+
+    difference: float
+    ci95: tuple[float, float] | None
+
+
+class Model(_Content):
+    """The exported network and its check against the trained one."""
+
+    seed: int
+    test_accuracy: float
+    largest_difference: float
+
+
+class Retrain(_Content):
+    """``winner/retrain.json``."""
+
+    test_images: int
+    training_images: int
+    predicted: float
+    roles: dict[str, Role]
+    gains: dict[str, Gain]
+    model: Model | None = None
+
+
+class Meta(_Content):
+    """``meta.json``."""
+
+    command: tuple[str, ...] = ()
+    seed: int | None = None
+    python: str | None = None
+    packages: dict[str, str | None] = {}
+    platform: str | None = None
+    processor: str | None = None
+    gpus: tuple[str, ...] = ()
+    git_commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A trained architecture: mean validation accuracy over its trainings, a fraction, and its costs."""
+
+    key: str
+    accuracy: float
+    trainings: int
+    costs: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """What the store holds of a stage that trains.
+
+    Attributes:
+        planned: trainings that the stage wants.
+        failures: trainings that failed and have no result, also those that will be tried again.
+        final: ids of the failed jobs that will not be tried again; None where that is not known.
+        running: attempts without an end.
+        seconds: wall time of each call that ended.
+    """
+
+    planned: int = 0
+    results: Sequence[Result] = ()
+    failures: Sequence[Failure] = ()
+    final: frozenset[int] | None = None
+    running: int = 0
+    seconds: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that the report is written from. What a stage has not written yet is None or empty.
+
+    Attributes:
+        config: the resolved configuration, empty where there is none.
+    """
+
+    folder: Path
+    generate: Trainings
+    retraining: Trainings
+    evaluation: Evaluation | None
+    search: Search | None
+    winner: Winner | None
+    retrain: Retrain | None
+    meta: Meta | None
+    config: Mapping[str, Any]
+    config_text: str
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def source(self) -> str | None:
+        """Where the images came from, as the user wrote it."""
+        data = self.config.get("data")
+        return str(data["source"]) if isinstance(data, dict) and "source" in data else None
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Largest allowed value of each cost: those of the search, before it those of the configuration."""
+        if self.search is not None:
+            return self.search.limits
+        limits = self.config.get("limits")
+        if not isinstance(limits, dict):
+            return {}
+        return {str(name): value for name, value in limits.items() if isinstance(value, int)}
+
+    @cached_property
+    def generated(self) -> list[Generated]:
+        """The trained architectures, in the order in which they were planned."""
+        grouped: dict[str, list[Result]] = {}
+        for result in self.generate.results:
+            grouped.setdefault(result.job.architecture.key, []).append(result)
+        return [
+            Generated(key, float(np.mean([result.accuracy for result in rows])), len(rows), dict(rows[0].costs))
+            for key, rows in grouped.items()
+        ]
+
+    @property
+    def own_labels(self) -> bool:
+        """Whether the predictor was judged on this run's own architectures, not on another label table."""
+        keys = {row.key for row in self.generated}
+        return self.evaluation is not None and all(row.id in keys for row in self.evaluation.held_out)
+
+
+def read_record(folder: Path) -> Record:
+    """Read a run folder at any stage.
+
+    Raises:
+        InputError: no run there, or a file that is damaged.
+    """
+    folder = folder.resolve()
+    evaluation = _read(folder / "predictor" / "evaluation.json", Evaluation)
+    config, config_text = _read_config(folder / "config.yml")
+    generate = retraining = Trainings()
+    if (folder / "store.db").is_file():
+        workers = config.get("workers")
+        retries = workers.get("retries") if isinstance(workers, dict) else None
+        store = read_store(folder / "store.db")
+        try:
+            generate = _trainings(store, "generate", retries)
+            retraining = _trainings(store, "retrain", retries)
+        finally:
+            store.close()
+    elif evaluation is None:
+        raise InputError(f"{folder}: no run here (neither store.db nor predictor/evaluation.json); run generate first")
+    return Record(
+        folder,
+        generate,
+        retraining,
+        evaluation,
+        _read(folder / "winner" / "search.json", Search),
+        _read(folder / "winner" / "architecture.json", Winner),
+        _read(folder / "winner" / "retrain.json", Retrain),
+        _read(folder / "meta.json", Meta),
+        config,
+        config_text,
+    )
+
+
+def is_fraction(metric: str, values: Sequence[float]) -> bool:
+    """Whether a metric is an accuracy between 0 and 1, which is shown in percent."""
+    return "accuracy" in metric and all(0 <= value <= 1 for value in values)
+
+
+def _trainings(store: Store, stage: str, retries: object) -> Trainings:
+    entries = [json.loads(message) for _, message in store.events("seconds")]
+    final = None
+    if isinstance(retries, int):
+        final = frozenset(failure.job.id for failure in store.failures(stage, retries))
+    return Trainings(
+        len(store.jobs(stage)),
+        store.results(stage),
+        store.failures(stage, 0),
+        final,
+        store.attempts(stage).get("running", 0),
+        [float(entry["seconds"]) for entry in entries if entry["stage"] == stage],
+    )
+
+
+_Read = TypeVar("_Read", bound=_Content)
+
+
+def _read(path: Path, kind: type[_Read]) -> _Read | None:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{path}: damaged ({where + ': ' if where else ''}{first['msg']}); delete it and run the stage again"
+        ) from error
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: damaged or unreadable ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected settings by name, got {type(content).__name__}")
+    return content, text

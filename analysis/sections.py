@@ -1,0 +1,555 @@
+"""The report's parts, each from what the run has so far, or with the command that it still needs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis import figures, words
+from analysis.drawing import draw_graph
+from analysis.record import Costed, Evaluation, Record, is_fraction
+from data_gen.store import Failure, Result
+from supernet.graph import graph_from_json
+
+MODELS = {
+    "graph": "graph network (searches)",
+    "ridge": "ridge regression on choices",
+    "mlp": "perceptron on choices",
+    "macs": "MACs alone",
+}
+
+CONVENTION = (
+    "MACs are multiply-accumulates of one image's forward pass, and one MAC is two FLOPs. “MACs” counts "
+    "convolutions and linear weights, “convolution MACs” convolutions alone."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first ``left`` columns are words, the others numbers."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report.
+
+    Attributes:
+        missing: what is not there yet, and ``command`` what makes it.
+        figure: SVG; everything else is plain text that the template escapes.
+        details: (summary, text) that can be opened.
+    """
+
+    key: str
+    title: str
+    missing: str = ""
+    command: str = ""
+    text: Sequence[str] = ()
+    figure: str = ""
+    caption: str = ""
+    tables: Sequence[Table] = ()
+    details: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far a stage is: ``state`` is done, partly, outdated, failed or not yet."""
+
+    name: str
+    state: str
+    text: str
+
+
+def stages(record: Record) -> list[Stage]:
+    """The four stages and how far each is."""
+    return [_generate_stage(record), _fit_stage(record), _search_stage(record), _retrain_stage(record)]
+
+
+def command(record: Record, stage: str) -> str:
+    """What to type for a stage of this run."""
+    return f"genas {stage} {shlex.quote(record.name)}"
+
+
+def summary(record: Record) -> list[tuple[str, str]]:
+    """(heading, sentence) of what was found; only what is known."""
+    lines = []
+    winner, retrain, search, evaluation = record.winner, record.retrain, record.search, record.evaluation
+    if retrain is not None and "winner" in retrain.roles:
+        role = retrain.roles["winner"]
+        lines.append(("Winner", f"test accuracy {words.measured(role)}; {_costs_and_limit(record, role)}."))
+        for name in ("best_generated", "random_same_macs"):
+            heading = f"Over {words.role(name, matched_cost(record))}"
+            if name in retrain.gains:
+                lines.append((heading, f"{words.gain(retrain.gains[name])}."))
+            elif name in retrain.roles:
+                lines.append((heading, "not known: a training is missing."))
+            elif name == "best_generated" and record.generated:
+                lines.append((heading, "the winner is itself the best of the generated architectures."))
+    elif winner is not None and search is not None:
+        predicted = words.metric(winner.predicted, is_fraction(search.metric, [winner.predicted]))
+        lines.append(
+            ("Winner", f"predicted {search.metric} {predicted}, not trained yet; {_costs_and_limit(record, winner)}.")
+        )
+    if search is not None:
+        fraction = _is_fraction(record)
+        best = [words.metric(kind.best[0].predicted, fraction) for kind in (search.evolution, search.random)]
+        lines.append(
+            ("Search", f"best prediction {best[0]} by evolution, {best[1]} by random search, "
+             f"{search.evolution.queries:,} and {search.random.queries:,} queries.")
+        )  # fmt: skip
+    if evaluation is not None:
+        lines.append(("Predictor", f"{words.trust(evaluation)}."))
+        lines.append(("Label noise", f"{words.noise(evaluation.label_noise, evaluation.is_fraction)}."))
+    if record.generated:
+        best_label = max(record.generated, key=lambda row: row.accuracy)
+        lines.append(
+            ("Generated", f"{words.count(len(record.generated), 'architecture')} trained, "
+             f"{words.count(len(record.generate.failures), 'failed training')}; the best label is "
+             f"{words.percent(best_label.accuracy)} validation accuracy, which chance in its training flatters.")
+        )  # fmt: skip
+    elif record.generate.failures:
+        lines.append(("Generated", f"nothing: {words.count(len(record.generate.failures), 'training')} failed."))
+    return lines
+
+
+def sections(record: Record) -> list[Section]:
+    """All parts in order."""
+    return [
+        _predicted(record),
+        _accuracy(record),
+        _search(record),
+        _drawing(record),
+        _retrain(record),
+        _curves(record),
+        _failures(record),
+        _time(record),
+    ]
+
+
+def matched_cost(record: Record) -> str:
+    """The cost that the random control shares with the winner: the first limited one."""
+    return next(iter(record.limits), "macs")
+
+
+def _generate_stage(record: Record) -> Stage:
+    generate = record.generate
+    done = len(generate.results)
+    if not generate.planned:
+        if record.evaluation is not None:
+            return Stage("generate", "done", "not used: the predictor learnt from another label table")
+        return Stage("generate", "not yet", "nothing planned")
+    text = f"{done} of {words.count(generate.planned, 'training')} done"
+    if generate.failures:
+        text += f", {len(generate.failures)} failed"
+    if generate.running:
+        text += f", {generate.running} running or cut off"
+    ended = done + len(generate.final or ())
+    if ended < generate.planned:
+        return Stage("generate", "partly", text)
+    return Stage("generate", "done" if done else "failed", text)
+
+
+def _fit_stage(record: Record) -> Stage:
+    evaluation = record.evaluation
+    if evaluation is None:
+        return Stage("fit", "not yet", "no predictor")
+    text = f"learnt from {words.count(evaluation.rows, 'label')}"
+    if record.own_labels and evaluation.rows != len(record.generated):
+        return Stage("fit", "outdated", f"{text}, and there are {len(record.generated)} now")
+    return Stage("fit", "done", text)
+
+
+def _search_stage(record: Record) -> Stage:
+    if record.search is None or record.winner is None:
+        return Stage("search", "not yet", "no winner")
+    return Stage("search", "done", words.count(record.search.evolution.queries, "query").replace("querys", "queries"))
+
+
+def _retrain_stage(record: Record) -> Stage:
+    retrain, trainings = record.retrain, record.retraining
+    text = f"{len(trainings.results)} of {words.count(trainings.planned, 'training')} done"
+    if retrain is None:
+        return Stage("retrain", "partly", text) if trainings.planned else Stage("retrain", "not yet", "not trained yet")
+    if record.winner is not None and "winner" in retrain.roles and retrain.roles["winner"].key != record.winner.key:
+        return Stage("retrain", "outdated", "an earlier winner was trained; the search has found another since")
+    if any(not role.test_accuracies for role in retrain.roles.values()):
+        return Stage("retrain", "partly", text)
+    trained = sum(len(role.test_accuracies) for role in retrain.roles.values())
+    return Stage("retrain", "done", words.count(trained, "training"))
+
+
+def _predicted(record: Record) -> Section:
+    key, title = "predicted", "Predicted against measured accuracy"
+    evaluation = record.evaluation
+    if evaluation is None or not evaluation.held_out:
+        return Section(key, title, "There is no predictor yet.", command(record, "fit"))
+    scale = 100 if evaluation.is_fraction else 1
+    source = "this run's labels" if record.own_labels else "another label table"
+    figure = figures.predicted_against_measured(
+        [(scale * row.measured, scale * row.predicted) for row in evaluation.held_out], _unit(evaluation)
+    )
+    caption = (
+        f"{words.count(len(evaluation.held_out), 'held-out architecture')} of "
+        f"{evaluation.rows} labelled ones. The predictor judged here learnt from {evaluation.train_size}; the one that "
+        f"searches has learnt from all {evaluation.rows}. Source: predictor/evaluation.json, from {source}."
+    )
+    taus = Table(
+        ("predictor", "Kendall tau", "95 % interval"),
+        [
+            (MODELS.get(name, name), words.tau(model.tau), " to ".join(words.tau(end) for end in model.tau_ci95))
+            for name, model in evaluation.models.items()
+        ],
+    )
+    text = [
+        "Kendall tau compares the predicted with the measured order of the held-out architectures. Larger is "
+        "better: 1 is the same order, 0 no relation. Intervals come from resampling these architectures; they do "
+        "not tell how another split would have gone.",
+    ]
+    if (remark := _baselines(evaluation)) is not None:
+        text.append(remark)
+    rows = [(row.id, row.measured, row.predicted) for row in evaluation.held_out]
+    return Section(
+        key, title, text=text, figure=figure, caption=caption, tables=[taus],
+        details=[_data(("id", f"measured_{evaluation.metric}", f"predicted_{evaluation.metric}"), rows)],
+    )  # fmt: skip
+
+
+def _baselines(evaluation: Evaluation) -> str | None:
+    graph = evaluation.models.get("graph")
+    others = {name: model.tau for name, model in evaluation.models.items() if name != "graph"}
+    if graph is None or not others:
+        return None
+    best = max(others, key=lambda name: others[name])
+    name = MODELS.get(best, best)
+    if others[best] >= graph.tau_ci95[0]:
+        if others[best] > graph.tau_ci95[1]:
+            return f"The best of the others ({name}) lies above the graph network's interval: the graph network is not the best order here."
+        order = "behind" if others[best] <= graph.tau else "ahead"
+        return (
+            f"The best of the others ({name}) lies {order}, but within the graph network's interval: this split "
+            f"cannot tell the two apart."
+        )
+    return f"The best of the others ({name}) lies below the graph network's interval."
+
+
+def _accuracy(record: Record) -> Section:
+    key, title = "accuracy", "Accuracy against MACs"
+    generated = record.generated
+    if not generated:
+        return Section(key, title, "No architecture of this run has a label yet.", command(record, "generate"))
+    cost = next((name for name in record.limits if name.endswith("macs")), "macs")
+    limit = record.limits.get(cost)
+    winner = record.winner
+    star = None
+    if winner is not None and record.search is not None and record.search.metric == "accuracy":
+        star = (winner.cost(cost) / 1e6, 100 * winner.predicted)
+    axis = "MACs per image (million)" if cost == "macs" else "convolution MACs per image (million)"
+    figure = figures.accuracy_against_cost(
+        [(row.costs[cost] / 1e6, 100 * row.accuracy) for row in generated],
+        star, None if limit is None else limit / 1e6, axis, "validation accuracy (%)",
+    )  # fmt: skip
+    trainings = len(record.generate.results)
+    caption = (
+        f"{words.count(len(generated), 'generated architecture')}, {words.count(trainings, 'training')}; accuracy on "
+        f"the validation split after the last epoch, the mean where an architecture was trained more than once. "
+        f"Source: store.db{', winner/architecture.json' if star else ''}. {CONVENTION}"
+    )
+    text = []
+    others = {name: value for name, value in record.limits.items() if name != cost or limit is None}
+    if others:
+        text.append(f"Not shown as a line: {words.limits(others)}.")
+    if star is not None:
+        text.append(
+            "The star is a prediction, and the highest of thousands: expect less of the measurement. "
+            "Retraining uses another protocol (training and validation images together, measured on the test "
+            "split), so its accuracies do not belong on this axis."
+        )
+    rows = [(row.key, *(row.costs[name] for name in words.COSTS), row.accuracy, row.trainings) for row in generated]
+    return Section(
+        key, title, text=text, figure=figure, caption=caption,
+        details=[_data(("architecture", *words.COSTS, "validation_accuracy", "trainings"), rows)],
+    )  # fmt: skip
+
+
+def _search(record: Record) -> Section:
+    key, title = "search", "Search"
+    search = record.search
+    if search is None:
+        first = "fit" if record.evaluation is None else "search"
+        return Section(key, title, "Nothing has been searched yet.", command(record, first))
+    fraction = _is_fraction(record)
+    scale = 100 if fraction else 1
+    histories = [("evolution", search.evolution), ("random", search.random)]
+    curves = [[(float(queries), scale * best) for queries, best in found.history] for _, found in histories]
+    unit = "accuracy (%)" if fraction else search.metric
+    figure = figures.search_curve(curves[0], curves[1], unit) if all(curves) else ""
+    difference = search.evolution.best[0].predicted - search.random.best[0].predicted
+    amount = f"{words.points(difference)} percentage points" if fraction else f"{difference:+.3g}"
+    text = [
+        f"Evolution ends {amount} from random search at {search.evolution.queries:,} and {search.random.queries:,} "
+        f"queries. These are predictions, not measurements: the difference shows how well the search optimises the "
+        f"predictor, and retraining shows what that is worth."
+    ]
+    if search.evolution.exhausted:
+        text.append("Evolution ended early: it found no further architecture within the limits.")
+    caption = (
+        f"Best prediction after each generation, higher is better; one run of each. Every architecture scored is "
+        f"distinct and within the limit ({words.limits(search.limits)}). Source: winner/search.json."
+    )
+    rows = [(name, queries, best) for name, found in histories for queries, best in found.history]
+    return Section(
+        key, title, text=text, figure=figure, caption=caption,
+        details=[_data(("search", "queries", f"best_predicted_{search.metric}"), rows)],
+    )  # fmt: skip
+
+
+def _drawing(record: Record) -> Section:
+    key, title = "winner", "The winner"
+    winner = record.winner
+    if winner is None:
+        first = "fit" if record.evaluation is None else "search"
+        return Section(key, title, "There is no winner yet.", command(record, first))
+    graph = graph_from_json(winner.graph.get("nodes"), winner.graph.get("edges"))
+    costs = Table(
+        ("architecture", *words.COSTS.values()),
+        [(winner.architecture, *(f"{winner.cost(name):,}" for name in words.COSTS))],
+    )
+    caption = (
+        f"{len(graph.nodes)} operations, {len(graph.edges)} edges; the picture flows from top to bottom. Numbers are "
+        f"channels (in → out), stride, dilation, and the side of the output where it changes. "
+        f"Source: winner/architecture.json."
+    )
+    nodes = [
+        (position, node.op, *(node.get(name) if node.get(name) else "" for name in _NODE_COLUMNS))
+        for position, node in enumerate(graph.nodes)
+    ]
+    return Section(
+        key, title, figure=draw_graph(graph), caption=caption, tables=[costs],
+        details=[
+            _data(("node", "operation", *_NODE_COLUMNS), nodes, "Nodes as CSV"),
+            _data(("from", "to"), graph.edges, "Edges as CSV"),
+        ],
+    )  # fmt: skip
+
+
+_NODE_COLUMNS = ("in", "out", "kernel", "stride", "dilation", "groups", "resolution", "macs", "params")
+
+
+def _retrain(record: Record) -> Section:
+    key, title = "retrain", "Retraining from scratch"
+    retrain = record.retrain
+    if retrain is None:
+        first = "fit" if record.evaluation is None else "search" if record.winner is None else "retrain"
+        trained = len(record.retraining.results)
+        missing = f"Only {trained} of {record.retraining.planned} trainings are done." if trained else (
+            "The winner has not been trained yet."
+        )  # fmt: skip
+        return Section(key, title, missing, command(record, first))
+    matched = matched_cost(record)
+    rows, data = [], []
+    for name, role in retrain.roles.items():
+        spread = "" if role.standard_deviation is None else f" ± {words.points(role.standard_deviation, sign=False)}"
+        rows.append(
+            (
+                words.role(name, matched),
+                role.architecture,
+                f"{role.macs / 1e6:,.3f}",
+                f"{role.params:,}",
+                ", ".join(f"{100 * value:.1f}" for value in role.test_accuracies) or "none",
+                "" if role.mean is None else f"{100 * role.mean:.1f}{spread}",
+            )
+        )
+        data += [
+            (name, role.key, role.macs, role.conv_macs, role.params, number, value)
+            for number, value in enumerate(role.test_accuracies)
+        ]
+    accuracies = Table(
+        ("role", "architecture", "MACs (million)", "parameters", "test accuracy of each seed (%)", "mean ± sd (%)"),
+        rows, left=2,
+    )  # fmt: skip
+    text = [f"Winner less {words.role(name, matched)}: {words.gain(gain)}." for name, gain in retrain.gains.items()]
+    if record.generated and "best_generated" not in retrain.roles:
+        text.append("The best generated architecture is the winner itself, so it is no control.")
+    winner = retrain.roles.get("winner")
+    if winner is not None and winner.mean is not None:
+        text.append(
+            f"Intervals cover the seeds alone (Welch's t). The test split has {retrain.test_images:,} images, which "
+            f"by itself gives each accuracy a standard error of about "
+            f"{words.standard_error(winner.mean, retrain.test_images)} percentage points, shared by all rows."
+        )
+    text.append(
+        "The test split was read here and nowhere before, once a training, after the last epoch; nothing was "
+        "chosen by it."
+    )
+    if retrain.model is not None:
+        text.append(
+            f"winner/model.py and winner/weights.safetensors hold the training with seed {retrain.model.seed} (test "
+            f"accuracy {words.percent(retrain.model.test_accuracy)}); its scores differ from the trained network's by "
+            f"{retrain.model.largest_difference:.1g} at most."
+        )
+    caption = (
+        f"All trained with one recipe on {retrain.training_images:,} images (training and validation split), measured "
+        f"on the {retrain.test_images:,} of the test split. Higher is better. Source: winner/retrain.json."
+    )
+    columns = ("role", "architecture", "macs", "conv_macs", "params", "training", "test_accuracy")
+    return Section(key, title, text=text, caption=caption, tables=[accuracies], details=[_data(columns, data)])
+
+
+def _curves(record: Record) -> Section:
+    key, title = "curves", "Training curves"
+    results = record.generate.results
+    curves = [
+        ("training", quartiles(_by_epoch(results, "train_accuracy", ""))),
+        ("validation", quartiles(_by_epoch(results, "validation_accuracy", "validation_epochs"))),
+    ]
+    curves = [(name, rows) for name, rows in curves if rows]
+    if not curves:
+        return Section(key, title, "No architecture of this run has been trained yet.", command(record, "generate"))
+    figure = figures.training_curves(
+        [(name, [(row[0], *(100 * value for value in row[2:])) for row in rows]) for name, rows in curves]  # type: ignore[misc]
+    )
+    caption = (
+        f"Median (line) and middle half (band) over {words.count(len(results), 'training')} of "
+        f"{words.count(len(record.generated), 'generated architecture')}. Training accuracy is counted during the "
+        f"epoch, on augmented images; validation accuracy after it, where it was looked at. Source: store.db."
+    )
+    data = [(name, *row) for name, rows in curves for row in rows]
+    columns = ("split", "epoch", "trainings", "lower_quartile", "median", "upper_quartile")
+    return Section(key, title, figure=figure, caption=caption, details=[_data(columns, data)])
+
+
+def _by_epoch(results: Sequence[Result], curve: str, epochs: str) -> dict[int, list[float]]:
+    grouped: dict[int, list[float]] = {}
+    for result in results:
+        values = result.curves.get(curve, ())
+        numbers = [int(epoch) for epoch in result.curves[epochs]] if epochs else list(range(1, len(values) + 1))
+        for epoch, value in zip(numbers, values, strict=True):
+            grouped.setdefault(epoch, []).append(value)
+    return grouped
+
+
+def quartiles(grouped: dict[int, list[float]]) -> list[tuple[int, int, float, float, float]]:
+    """(epoch, trainings, lower quartile, median, upper quartile) for each epoch in order."""
+    rows = []
+    for epoch, values in sorted(grouped.items()):
+        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+        rows.append((epoch, len(values), float(low), float(middle), float(high)))
+    return rows
+
+
+def _failures(record: Record) -> Section:
+    key, title = "failures", "Failures"
+    rows = [
+        (stage, failure.kind, failure.job.architecture.key, str(failure.job.seed), str(failure.attempts),
+         _fate(trainings.final, failure), failure.message)
+        for stage, trainings in (("generate", record.generate), ("retrain", record.retraining))
+        for failure in trainings.failures
+    ]  # fmt: skip
+    if not rows:
+        return Section(key, title, text=["None."])
+    head = ("stage", "kind", "architecture", "seed", "attempts", "tried again", "message")
+    return Section(
+        key,
+        title,
+        text=["Trainings without a result. The others are not affected."],
+        caption=f"{words.count(len(rows), 'training')}; the message of the last attempt. Source: store.db.",
+        tables=[Table(head, rows, left=len(head))],
+    )
+
+
+def _fate(final: frozenset[int] | None, failure: Failure) -> str:
+    if final is None:
+        return "not known"
+    return "no" if failure.job.id in final else "yes, by the same command"
+
+
+def _time(record: Record) -> Section:
+    rows = []
+    for stage, trainings in (("generate", record.generate), ("retrain", record.retraining)):
+        results = trainings.results
+        if results or trainings.seconds:
+            rows.append(
+                (
+                    stage,
+                    words.duration(sum(trainings.seconds)) if trainings.seconds else "not recorded",
+                    str(len(trainings.seconds)),
+                    str(len(results)),
+                    words.duration(sum(result.seconds for result in results)),
+                    words.duration(float(np.median([result.seconds for result in results]))) if results else "",
+                    f"{max(result.peak_memory for result in results) / 2**20:,.0f}" if results else "",
+                )
+            )
+    if record.evaluation is not None:
+        rows.insert(1, ("fit", words.duration(record.evaluation.seconds), "1", "", "", "", ""))
+    if record.search is not None:
+        rows.insert(2, ("search", words.duration(record.search.seconds), "1", "", "", "", ""))
+    order = ("generate", "fit", "search", "retrain")
+    rows.sort(key=lambda row: order.index(row[0]))
+    times = Table(
+        ("stage", "wall time", "calls", "trainings", "training time, all workers", "median training",
+         "peak memory (MiB)"), rows,
+    )  # fmt: skip
+    tables = [times] if rows else []
+    if record.meta is not None:
+        tables.append(Table(("made with", ""), _machine(record), left=2))
+    details = [("Resolved configuration (config.yml)", record.config_text)] if record.config_text else []
+    caption = (
+        "Wall time is that of calls that ended; one that was killed leaves its trainings and no time of its own. "
+        "Sources: store.db, predictor/evaluation.json, winner/search.json, meta.json."
+    )
+    return Section("time", "Time, machine, settings", caption=caption, tables=tables, details=details)
+
+
+def _machine(record: Record) -> list[tuple[str, str]]:
+    meta = record.meta
+    if meta is None:
+        return []
+    packages = ", ".join(f"{name} {version}" for name, version in meta.packages.items() if version)
+    rows = [
+        ("command", shlex.join(meta.command)),
+        ("seed", "" if meta.seed is None else str(meta.seed)),
+        ("processor", meta.processor or ""),
+        ("GPUs", ", ".join(meta.gpus) or "none"),
+        ("platform", meta.platform or ""),
+        ("versions", f"Python {meta.python}, {packages}" if packages else f"Python {meta.python}"),
+        ("git commit", meta.git_commit or ""),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _costs_and_limit(record: Record, costed: Costed) -> str:
+    names = list(dict.fromkeys(("macs", *record.limits, "params")))
+    parts = [words.cost(name, costed.cost(name)) for name in names]
+    return f"{', '.join(parts)} (limit: {words.limits(record.limits)})"
+
+
+def _is_fraction(record: Record) -> bool:
+    """Whether predictions of the search are accuracies to be shown in percent."""
+    if record.evaluation is not None:
+        return record.evaluation.is_fraction
+    return record.search is not None and is_fraction(record.search.metric, [])
+
+
+def _unit(evaluation: Evaluation) -> str:
+    if evaluation.metric == "accuracy" and evaluation.is_fraction:
+        return "validation accuracy (%)"
+    return f"{evaluation.metric} (%)" if evaluation.is_fraction else evaluation.metric
+
+
+def _data(
+    head: Sequence[str], rows: Iterable[Sequence[object]], summary: str = "Plotted data as CSV"
+) -> tuple[str, str]:
+    """Fractions and plain numbers, as a spreadsheet reads them."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return summary, file.getvalue()

@@ -1,0 +1,149 @@
+"""Numbers and findings in words that claim no more than was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from analysis.record import Evaluation, Gain, LabelNoise, Record, Role
+
+_MINUS = "\N{MINUS SIGN}"
+_SPACE = "\N{NO-BREAK SPACE}"
+
+COSTS = {
+    "macs": "MACs",
+    "conv_macs": "convolution MACs",
+    "params": "parameters",
+    "activations": "activation elements",
+}
+
+ROLES = {"winner": "winner", "best_generated": "best generated", "random_same_macs": "random, same {cost}"}
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """``0.9321`` as ``93.2 %``."""
+    return f"{100 * fraction:.{digits}f}{_SPACE}%".replace("-", _MINUS)
+
+
+def points(fraction: float, sign: bool = True) -> str:
+    """A difference of two fractions in percentage points, without the unit."""
+    text = f"{100 * fraction:{'+' if sign else ''}.1f}"
+    return ("0.0" if float(text) == 0 else text).replace("-", _MINUS)
+
+
+def metric(value: float, fraction: bool) -> str:
+    """A measured or predicted number: an accuracy in percent, anything else as it is."""
+    return percent(value) if fraction else f"{value:.4g}".replace("-", _MINUS)
+
+
+def cost(name: str, value: float) -> str:
+    """``0.743 million MACs``; parameters and activations by their number."""
+    return f"{amount(name, value)}{_SPACE}{COSTS.get(name, name)}"
+
+
+def amount(name: str, value: float) -> str:
+    """MACs in millions, other costs by their number."""
+    return f"{value / 1e6:,.3f}{_SPACE}million" if name.endswith("macs") else f"{value:,.0f}"
+
+
+def limits(values: Mapping[str, int]) -> str:
+    """All limits, as ``MACs at most 0.75 million``."""
+    if not values:
+        return "no limit"
+    return ", ".join(
+        f"{COSTS.get(name, name)} at most "
+        + (f"{value / 1e6:,.10g}{_SPACE}million" if name.endswith("macs") else f"{value:,}")
+        for name, value in values.items()
+    )
+
+
+def duration(seconds: float) -> str:
+    """``8.2 s``, ``3 min 20 s`` or ``1 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f}{_SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{_SPACE}min {rest}{_SPACE}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}{_SPACE}h {minutes}{_SPACE}min"
+
+
+def count(number: int, what: str) -> str:
+    """``1 training``, ``2 trainings``."""
+    return f"{number:,}{_SPACE}{what}" + ("" if number == 1 else "s")
+
+
+def measured(role: Role) -> str:
+    """Mean test accuracy and its spread over seeds."""
+    if role.mean is None:
+        return "no training ended"
+    trained = len(role.test_accuracies)
+    if role.standard_deviation is None:
+        return f"{percent(role.mean)} (one training, so no spread)"
+    return (
+        f"{percent(role.mean)} ± {points(role.standard_deviation, sign=False)} (standard deviation of {trained} seeds)"
+    )
+
+
+def gain(value: Gain) -> str:
+    """A gain and what it shows."""
+    if value.ci95 is None:
+        return f"{points(value.difference)} percentage points; with a single training there is no interval"
+    low, high = value.ci95
+    interval = f"{points(value.difference)} percentage points (95{_SPACE}% CI {points(low)} to {points(high)})"
+    if low == high:
+        return f"{interval}: all seeds agreed, so the interval says nothing about the spread"
+    if low > 0:
+        return f"{interval}: better than seeds alone explain"
+    if high < 0:
+        return f"{interval}: worse than seeds alone explain"
+    return f"{interval}: no difference that these seeds can show"
+
+
+def trust(evaluation: Evaluation) -> str:
+    """How far the graph predictor's order can be trusted."""
+    graph = evaluation.models.get("graph")
+    if graph is None:
+        return "not judged"
+    low, high = graph.tau_ci95
+    pairs = f"of two held-out architectures it names the better one in about {percent((1 + graph.tau) / 2, 0)} of pairs"
+    if low <= 0:
+        pairs = "so few architectures do not show that it is better than chance"
+    return (
+        f"Kendall tau {tau(graph.tau)} (95{_SPACE}% CI {tau(low)} to {tau(high)}) on "
+        f"{count(evaluation.test_size, 'held-out architecture')}: {pairs}"
+    )
+
+
+def tau(value: float) -> str:
+    """Kendall tau with two digits."""
+    return f"{value:.2f}".replace("-", _MINUS)
+
+
+def noise(value: LabelNoise | None, fraction: bool) -> str:
+    """How much of a label is chance."""
+    if value is None:
+        return "not measured: fewer than 3 architectures were trained twice"
+    spread = f"{points(value.standard_deviation, sign=False)} percentage points" if fraction else (
+        f"{value.standard_deviation:.3g}"
+    )  # fmt: skip
+    return (
+        f"{count(value.architectures, 'architecture')} trained twice: one training has a standard deviation of "
+        f"{spread}, and the two orders agree with tau {tau(value.tau)}; no predictor judged on single trainings can "
+        f"do much better"
+    )
+
+
+def role(name: str, matched: str) -> str:
+    """A role's name on screen; ``matched`` is the cost that the random control shares with the winner."""
+    return ROLES.get(name, name).format(cost=COSTS.get(matched, matched))
+
+
+def standard_error(accuracy: float, images: int) -> str:
+    """Of an accuracy measured on so many images (binomial)."""
+    return points(math.sqrt(accuracy * (1 - accuracy) / max(images, 1)), sign=False)
+
+
+def title(record: Record) -> str:
+    """The line under the title: data source, limit."""
+    return f"Images: {record.source or 'not recorded'} · limit: {limits(record.limits)}"

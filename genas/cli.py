@@ -1,0 +1,315 @@
+"""The command line. Every command calls the public function of its name; heavy imports wait until then."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from genas.config import Run
+
+app = typer.Typer(
+    name="genas",
+    help="Find a network for your own images under a hard limit.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Source = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A recipe file, the name of a run, or of a bundled recipe.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The name of a run, or its folder.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+]
+Logs = Annotated[str, typer.Option("--logs", metavar="DIR", help="The folder of all runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@app.command()
+def run(
+    source: Source = "quickstart",
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, trainings and time; train nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Every stage in turn: generate, fit, search, retrain, report. The same line again continues."""
+    loaded = _load(source, overrides, logs)
+    if dry_run:
+        _dry_run(loaded, as_json)
+        return
+    from genas.display import Display
+    from genas.pipeline import run_all
+
+    with Display(quiet=as_json) as display:
+        results = run_all(loaded, display.stage)
+    if as_json:
+        _print_json(results)
+        return
+    from genas.words import fitted, found, generated, retrained
+
+    _say(
+        generated(results["generate"]), fitted(results["fit"]), found(results["search"]), retrained(results["retrain"])
+    )
+    folder = loaded.folder
+    _say(
+        f"Report:  {results['report']}",
+        f"Network: {folder / 'winner' / 'model.py'} with weights.safetensors",
+        f"Next:    genas status {loaded.name} | genas search {loaded.name} --set limits.macs=NUMBER | "
+        f"genas export-table {loaded.name} --out labels.jsonl",
+    )
+    _exit_if_failed(results["generate"], results["retrain"])
+
+
+@app.command()
+def generate(
+    source: Source,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, trainings and time; train nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a sample of architectures; each result is kept the moment it is there."""
+    loaded = _load(source, overrides, logs)
+    if dry_run:
+        _dry_run(loaded, as_json)
+        return
+    from genas.display import Display
+    from genas.pipeline import generate as stage
+    from genas.words import generated
+
+    with Display(quiet=as_json) as display:
+        result = stage(loaded, display.stage("generate"))
+    _answer(result, as_json, generated(result), f"Next: genas fit {loaded.name}")
+    _exit_if_failed(result)
+
+
+@app.command()
+def fit(
+    source: Annotated[
+        str, typer.Argument(metavar="CONFIG|TABLE.jsonl", help="A recipe, a run, or a graph-table file.")
+    ],
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="FILE", help="Fit on this graph-table file, not on the run's labels."),
+    ] = None,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """Fit the graph predictor and measure its Kendall tau on held-out architectures."""
+    from genas.pipeline import fit as stage
+    from genas.words import fitted
+    from supernet import read_table
+
+    if source.endswith(".jsonl"):
+        from genas.config import Run, RunSettings, check_name
+        from genas.yaml_reader import Document, apply_overrides, validate
+
+        table = Path(source)
+        document = apply_overrides(Document({}, source, {}), overrides or [], RunSettings().model_dump(mode="json"))
+        loaded = Run(folder=Path(logs) / check_name(table.stem), settings=validate(RunSettings, document))
+    else:
+        loaded = _load(source, overrides, logs)
+    result = stage(loaded, None if table is None else read_table(table))
+    _answer(
+        result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. Next: genas search {loaded.name}"
+    )
+
+
+@app.command()
+def search(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+    """Search with the fitted predictor under the hard limits, besides random search at equal cost."""
+    from genas.pipeline import search as stage
+    from genas.words import found
+
+    loaded = _load(source, overrides, logs)
+    result = stage(loaded)
+    _answer(result, as_json, found(result), f"Next: genas retrain {loaded.name}")
+
+
+@app.command()
+def retrain(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+    """Train the winner and its controls from scratch; read the test split once; write model.py."""
+    from genas.display import Display
+    from genas.retraining import retrain as stage
+    from genas.words import retrained
+
+    loaded = _load(source, overrides, logs)
+    with Display(quiet=as_json) as display:
+        result = stage(loaded, display.stage("retrain"))
+    _answer(
+        result, as_json, retrained(result), f"Saved in {loaded.folder / 'winner'}. Next: genas report {loaded.name}"
+    )
+    if any(entry["mean"] is None for entry in result["roles"].values()):
+        raise typer.Exit(4)
+
+
+@app.command()
+def report(name: RunName, logs: Logs = "logs") -> None:
+    """Write one self-contained report.html for a run."""
+    from analysis import write_report
+    from genas.config import find_run
+
+    _say(f"Report: {write_report(find_run(name, logs))}")
+
+
+@app.command()
+def status(name: RunName, logs: Logs = "logs", as_json: Json = False) -> None:
+    """How a run stands."""
+    from genas.config import find_run
+    from genas.overview import status as question
+    from genas.words import standing
+
+    result = question(find_run(name, logs))
+    _answer(result, as_json, standing(result))
+
+
+@app.command("export-table")
+def export_table(
+    name: RunName,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The graph-table file to write.")],
+    logs: Logs = "logs",
+) -> None:
+    """Write a run's labels as a graph-table file."""
+    from genas.config import find_run
+    from genas.pipeline import export_table as write
+
+    _say(f"{out}: {write(find_run(name, logs), out)} architectures")
+
+
+@app.command()
+def evaluate(
+    table: Annotated[Path, typer.Argument(metavar="TABLE.jsonl", help="A graph-table file.")],
+    metric: Annotated[str, typer.Option(help="The measured number to predict.")] = "accuracy",
+    train_size: Annotated[
+        int | None, typer.Option("--train-size", help="Rows to fit on; five sixths where left out.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Random splits.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides the splits.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare the predictors by Kendall tau on random splits of a label table."""
+    from genas.display import Display
+    from genas.overview import evaluate as question
+    from genas.words import evaluated
+    from supernet import read_table
+
+    with Display(quiet=as_json) as display:
+        result = question(read_table(table), metric, train_size, trials, seed, display.fits()).to_json()
+    _answer(result, as_json, evaluated(result))
+
+
+@app.command()
+def cost(
+    source: Annotated[str, typer.Argument(metavar="SPACE|CONFIG", help="A space, such as op_subset, or as for run.")],
+    arch: Annotated[str, typer.Option("--arch", help="The architecture, as status and reports print it.")],
+    counter: Annotated[Literal["genas", "thop"], typer.Option(help="thop counts a second time.")] = "genas",
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """Exact MACs, parameters and activations of one architecture."""
+    from genas.costing import cost as question
+    from genas.costing import find_space
+    from genas.words import costs
+
+    space = find_space(source, overrides or [], logs)
+    result = question(space, space.parse(arch), counter)
+    _answer(result, as_json, costs(result))
+
+
+def main() -> None:
+    """Entry point: words instead of tracebacks, and documented exit codes.
+
+    0 fine, 2 usage or configuration, 3 environment, 4 partly failed, 130 and 143 interrupted.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    # torch_geometric still uses it; nobody who runs this can do anything about that.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+    try:
+        app(standalone_mode=True)
+    except (ValueError, RuntimeError) as error:
+        from supernet.settings import InputError, UnavailableError  # not before: --help needs no pydantic
+
+        if not isinstance(error, InputError | UnavailableError):
+            raise
+        print(f"genas: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 3)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except _Terminated:
+        _stopped(143)
+    except (KeyboardInterrupt, typer.Abort):
+        _stopped(130)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, taken along the same way out as Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
+def _stopped(code: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    again = " ".join(["genas", *sys.argv[1:]])
+    print(f"\nStopped. Everything finished is kept; the same line continues: {again}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _load(source: str, overrides: list[str] | None, logs: str) -> Run:
+    from genas.config import load_run
+
+    return load_run(source, overrides or [], logs)
+
+
+def _dry_run(loaded: Run, as_json: bool) -> None:
+    from genas.overview import estimate
+    from genas.words import planned, resolved
+
+    expected = estimate(loaded)
+    if as_json:
+        _print_json({"settings": loaded.settings.model_dump(mode="json"), **expected})
+    else:
+        _say(resolved(loaded.settings), planned(expected, loaded.folder))
+
+
+def _answer(result: dict[str, Any], as_json: bool, *lines: str) -> None:
+    if as_json:
+        _print_json(result)
+    else:
+        _say(*lines)
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result, allow_nan=False))
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line)
+
+
+def _exit_if_failed(*counts: dict[str, Any]) -> None:
+    if any(count.get("failed") for count in counts):
+        raise typer.Exit(4)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""A run's configuration: the settings of every room, read from a recipe that holds only differences.
+
+What a stage is given may be a recipe file, the name of a run, or the name of a recipe that came with
+the package (``genas run quickstart``), looked for in this order.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, Field
+
+from data_gen import GenerateSettings, WorkerSettings
+from evolution import SearchSettings
+from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_file, validate
+from predictor import GraphPredictorSettings
+from supernet import COST_NAMES, InputError, OpSubset, Settings
+from supernet.settings import UnavailableError, nearest
+from training import DataSettings, Recipe
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def check_name(name: str) -> str:
+    """A run's name, which becomes a folder. Raises InputError for anything else."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"run name {name!r:.80}: expected up to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
+        )
+    return name
+
+
+def _cost_names(limits: dict[str, int]) -> dict[str, int]:
+    for name in limits:
+        if name not in COST_NAMES:
+            raise ValueError(f"unknown cost {name!r}; {nearest(name, COST_NAMES)}")
+    return limits
+
+
+class FitSettings(Settings):
+    """How the predictor is fitted and trusted.
+
+    Attributes:
+        metric: the measured number that it learns.
+        train_fraction: share of the labels that the predictor learns from while its Kendall tau is
+            measured on the others. The predictor that searches learns from all.
+        predictor: the graph predictor itself.
+    """
+
+    metric: str = "accuracy"
+    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    predictor: GraphPredictorSettings = GraphPredictorSettings()
+
+
+class RetrainSettings(Settings):
+    """How the winner and its controls are trained from scratch.
+
+    Attributes:
+        seeds: trainings of each, for the spread.
+        recipe: how each is trained; None is the recipe of ``generate``.
+    """
+
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    recipe: Recipe | None = None
+
+
+class RunSettings(Settings):
+    """The whole configuration of a run.
+
+    Attributes:
+        name: of the run's folder; None is the name of the recipe's file.
+        seed: decides the sample, the initial weights, the order of the images, the split and the search.
+        limits: the largest allowed value of each cost named, for sampling and search.
+    """
+
+    name: Annotated[str, AfterValidator(check_name)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataSettings = DataSettings()
+    space: OpSubset = OpSubset()
+    limits: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_cost_names)] = Field(default_factory=dict)
+    generate: GenerateSettings = GenerateSettings()
+    workers: WorkerSettings = WorkerSettings()
+    fit: FitSettings = FitSettings()
+    search: SearchSettings = SearchSettings()
+    retrain: RetrainSettings = RetrainSettings()
+
+
+class Run(Settings):
+    """A named run: its folder and its configuration."""
+
+    folder: Path
+    settings: RunSettings
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store.db"
+
+
+def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path = "logs") -> Run:
+    """The run that a recipe file, a run's name or a bundled recipe's name stands for.
+
+    Args:
+        overrides: ``key=value`` texts, values as in YAML, such as ``generate.architectures=40``.
+        logs: the folder of all runs.
+
+    Raises:
+        InputError: no such recipe or run, or a setting that is not valid; says where.
+    """
+    document, name = _document(str(source), Path(logs))
+    defaults = RunSettings().model_dump(mode="json")
+    settings = validate(RunSettings, apply_overrides(document, overrides, defaults))
+    return Run(folder=Path(logs) / check_name(settings.name or name), settings=settings)
+
+
+def find_run(name: str, logs: str | Path = "logs") -> Path:
+    """The folder of an existing run. Raises InputError naming the runs that there are."""
+    path = Path(name)
+    if len(path.parts) > 1 and (path / "store.db").is_file():
+        return path
+    folder = Path(logs) / check_name(name)
+    if not (folder / "store.db").is_file():
+        runs = sorted(entry.parent.name for entry in Path(logs).glob("*/store.db"))
+        raise InputError(f"run {name!r}: nothing under {folder}; {nearest(name, runs) if runs else 'there is no run'}")
+    return folder
+
+
+def bundled_recipes() -> list[str]:
+    """Names of the recipes that came with the package."""
+    return sorted(
+        entry.name.removesuffix(".yml") for entry in resources.files("config").iterdir() if entry.name.endswith(".yml")
+    )
+
+
+def save_settings(run: Run) -> None:
+    """Write the resolved configuration to the run's folder, whole or not at all."""
+    path = run.folder / "config.yml"
+    temporary = path.with_name(f".config.yml.{os.getpid()}.tmp")
+    try:
+        text = yaml.safe_dump(run.settings.model_dump(mode="json", exclude={"name"}), sort_keys=False)
+        temporary.write_text(f"# The resolved configuration of the run {run.name}.\n{text}", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UnavailableError(f"{path}: cannot write ({error.strerror})") from error
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``key: before -> after`` for every setting that differs, keys joined by dots."""
+    lines = []
+    for key in {**before, **after}:
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines
+
+
+def _document(source: str, logs: Path) -> tuple[Document, str]:
+    path = Path(source)
+    if path.suffix in (".yml", ".yaml") or path.is_file():
+        return read_yaml_file(path), path.stem
+    if _NAME.fullmatch(source) and (logs / source / "config.yml").is_file():
+        return read_yaml_file(logs / source / "config.yml"), source
+    recipes = bundled_recipes()
+    if source in recipes:
+        text = resources.files("config").joinpath(f"{source}.yml").read_text(encoding="utf-8")
+        return read_yaml(text, f"{source}.yml"), source
+    raise InputError(
+        f"{source!r:.80}: neither a recipe file, nor a run under {logs}, nor a bundled recipe; "
+        f"{nearest(source, recipes)}"
+    )

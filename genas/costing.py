@@ -1,0 +1,64 @@
+"""What a network costs. Needs no torch, unless thop counts a second time or the source is a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from supernet import ArchGraph, Architecture, OpSubset, SearchSpace, graph_costs
+from supernet.spaces import SPACES
+
+CONVENTION = (
+    "macs: multiply-accumulates of convolutions and linear weights for one image; "
+    "conv_macs: of convolutions alone; 1 MAC = 2 FLOPs"
+)
+
+
+def cost(space: SearchSpace, architecture: Architecture, counter: str = "genas") -> dict[str, Any]:
+    """Exact costs of one architecture for one image.
+
+    Args:
+        counter: ``genas`` counts in plain arithmetic; ``thop`` runs the thop package on a copy of the
+            network besides, and tells what its convention counts differently.
+    """
+    graph = space.graph(architecture)
+    result: dict[str, Any] = {
+        **graph_costs(graph)._asdict(),
+        "architecture": space.format(architecture),
+        "convention": CONVENTION,
+    }
+    if counter == "thop":
+        result["thop"] = _thop(graph, result["macs"])
+    return result
+
+
+def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -> OpSubset:
+    """The space of that name with overrides ``space.KEY=VALUE``, or that of a recipe or run. Raises InputError."""
+    from genas.yaml_reader import Document, apply_overrides, validate
+
+    if source in SPACES:
+        kind = SPACES[source]
+        bare = [override.removeprefix("space.") for override in overrides]
+        return validate(kind, apply_overrides(Document({}, source, {}), bare, kind().model_dump(mode="json")))
+    from genas.config import load_run
+    from genas.stages import resolve_space
+
+    return resolve_space(load_run(source, overrides, logs)).settings.space
+
+
+def _thop(graph: ArchGraph, macs: int) -> dict[str, Any]:
+    import torch
+    from thop import profile
+
+    from supernet.network import build_network
+
+    first = next(node for node in graph.nodes if node.op == "input")
+    side = first.integer("resolution")
+    network = build_network(graph).eval()  # a copy of its own: thop leaves buffers in what it counts
+    counted, params = profile(network, (torch.zeros(1, first.integer("out"), side, side),), verbose=False)
+    return {
+        "macs": int(counted),
+        "params": int(params),
+        "difference": int(counted) - macs,
+        "convention": ("thop also counts batch norms, four operations a value, and the additions of the global mean"),
+    }

@@ -1,0 +1,202 @@
+"""The last stage: the winner and its controls from scratch, and what the user takes home."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from scipy import stats
+
+from data_gen import Result, Task, open_store, run_lock
+from evolution import closest_in_macs
+from genas.config import Run, RunSettings
+from genas.files import read_json, write_json, write_text
+from genas.stages import ShowProgress, add_jobs, begin, claim, resolve, retrain_settings, train_jobs
+from supernet import COST_NAMES, Architecture, InputError, OpSubset
+from supernet.export import network_source
+from supernet.network import build_network
+from supernet.settings import UnavailableError
+from training import DataInfo, Recipe
+
+
+def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
+    """Train the winner from scratch with several seeds, and its controls under the same recipe.
+
+    Controls are the best generated architecture and a random one with the winner's MACs. Training uses
+    the training and validation images; the test split is read here and nowhere else, once a training.
+
+    Returns:
+        The content of ``winner/retrain.json``. ``winner/`` also gets ``model.py`` and ``weights.safetensors``.
+
+    Raises:
+        InputError: no winner yet. Others as :func:`generate`.
+    """
+    winner_file = read_json(run.folder / "winner" / "architecture.json")
+    if winner_file is None:
+        raise InputError(f"retrain: run {run.name!r} has no winner; run `genas search {run.name}` first")
+    with run_lock(run.folder):
+        run, info = resolve(run)
+        settings, space = run.settings, run.settings.space
+        recipe = settings.retrain.recipe or settings.generate.recipe
+        winner = Architecture(space.name, tuple(winner_file["choices"]))
+        store = open_store(run.store)
+        try:
+            claim(store, run, "retrain", retrain_settings(settings, recipe))
+            begin(run, store, "retrain")
+            roles = _controls(space, winner, store.results("generate"), settings)
+            planned = [
+                (architecture, settings.seed + number, role)
+                for number in range(settings.retrain.seeds)
+                for role, architecture in roles.items()
+            ]
+            jobs = add_jobs(store, space, "retrain", planned)
+            weights = run.folder / "checkpoints"
+            train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights), progress)
+            wanted = {job.id for job in jobs}
+            results = [result for result in store.results("retrain") if result.job.id in wanted]
+        finally:
+            store.close()
+    return _write_retrained(run, info, recipe, roles, winner_file, results, weights)
+
+
+def _controls(
+    space: OpSubset, winner: Architecture, generated: Sequence[Result], settings: RunSettings
+) -> dict[str, Architecture]:
+    """The winner and what it must beat, by role. A control that is the winner itself is left out."""
+    roles = {"winner": winner}
+    feasible = [
+        result for result in generated
+        if all(result.costs[name] <= limit for name, limit in settings.limits.items())
+    ]  # fmt: skip
+    if feasible:
+        labels: dict[Architecture, list[float]] = {}
+        for result in feasible:
+            labels.setdefault(result.job.architecture, []).append(result.accuracy)
+        best = max(labels, key=lambda architecture: float(np.mean(labels[architecture])))
+        if best != winner:
+            roles["best_generated"] = best
+    costs = space.costs(winner.row())
+    cost = next(iter(settings.limits), "macs")
+    random = np.random.default_rng([settings.seed, 3])
+    excluded = [architecture.key for architecture in roles.values()]
+    match = closest_in_macs(space, int(costs[cost][0]), settings.limits, random, cost, excluded=excluded)
+    roles["random_same_macs"] = match.architecture
+    return roles
+
+
+def _write_retrained(
+    run: Run,
+    info: DataInfo,
+    recipe: Recipe,
+    roles: Mapping[str, Architecture],
+    winner: Mapping[str, Any],
+    results: Sequence[Result],
+    weights: Path,
+) -> dict[str, Any]:
+    space = run.settings.space
+    entries: dict[str, Any] = {}
+    for role, architecture in roles.items():
+        trained = [result for result in results if result.job.architecture == architecture]
+        costs = space.costs(architecture.row())
+        accuracies = [result.accuracy for result in trained]
+        entries[role] = {
+            "key": architecture.key,
+            "architecture": space.format(architecture),
+            **{name: int(costs[name][0]) for name in COST_NAMES},
+            "test_accuracies": accuracies,
+            "mean": float(np.mean(accuracies)) if accuracies else None,
+            "standard_deviation": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        }
+    content: dict[str, Any] = {
+        "test_images": info.sizes["test"],
+        "training_images": info.sizes["train"] + info.sizes["validation"],
+        "recipe": recipe.model_dump(mode="json"),
+        "predicted": winner["predicted"],
+        "roles": entries,
+        "gains": {
+            role: gain
+            for role in entries
+            if role != "winner"
+            and (gain := _gain(entries["winner"]["test_accuracies"], entries[role]["test_accuracies"])) is not None
+        },
+    }
+    first = next((result for result in results if result.job.architecture == roles["winner"]), None)
+    if first is None:
+        content["model"] = None
+    else:
+        trained_weights = weights / f"{first.job.architecture.key}-{first.job.seed}.safetensors"
+        content["model"] = {
+            "seed": first.job.seed,
+            "test_accuracy": first.accuracy,
+            "largest_difference": write_model(run.folder / "winner", space, roles["winner"], info, trained_weights),
+        }
+    write_json(run.folder / "winner" / "retrain.json", content)
+    return content
+
+
+def _gain(winner: list[float], control: list[float]) -> dict[str, Any] | None:
+    """Difference of mean test accuracies with a 95 % interval over seeds (Welch's t), None without trainings."""
+    if not winner or not control:
+        return None
+    difference = float(np.mean(winner) - np.mean(control))
+    if len(winner) < 2 or len(control) < 2:
+        return {"difference": difference, "ci95": None}
+    variances = [float(np.var(values, ddof=1)) / len(values) for values in (winner, control)]
+    error = math.sqrt(sum(variances))
+    if error == 0:
+        return {"difference": difference, "ci95": [difference, difference]}
+    counts = (len(winner), len(control))
+    freedom = error**4 / sum(v**2 / (n - 1) for v, n in zip(variances, counts, strict=True))
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    return {"difference": difference, "ci95": [difference - half, difference + half]}
+
+
+def write_model(folder: Path, space: OpSubset, architecture: Architecture, info: DataInfo, weights: Path) -> float:
+    """Write ``model.py`` and ``weights.safetensors``, and check that they give what the trained network gives.
+
+    Returns:
+        The largest difference of the class scores on a batch of random images.
+
+    Raises:
+        InputError: the two do not agree; the files stay, to be looked at.
+        UnavailableError: the folder cannot be written.
+    """
+    graph = space.graph(architecture)
+    constants = {
+        "CLASSES": info.classes,
+        "MEAN": info.normalisation.mean,
+        "DEVIATION": info.normalisation.deviation,
+    }
+    title = f"{architecture.key}: a network found for {info.source}."
+    write_text(folder / "model.py", network_source(graph, title, constants))
+    target = folder / "weights.safetensors"
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(weights, temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise UnavailableError(f"{target}: cannot write ({error.strerror})") from error
+    ours = build_network(graph)
+    ours.load_state_dict(load_file(weights))
+    ours.eval()
+    specification = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    exported = module.load(target)
+    images = torch.randn(4, space.input_channels, space.input_size, space.input_size,
+                         generator=torch.Generator().manual_seed(0))  # fmt: skip
+    with torch.inference_mode():
+        difference = float((ours(images) - exported(images)).abs().max())
+    if not difference <= 1e-4:
+        raise InputError(f"{folder / 'model.py'}: its scores differ from the trained network's by {difference}")
+    return difference

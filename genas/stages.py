@@ -1,0 +1,142 @@
+"""What the stages share: images and space resolved, jobs entered, training driven, settings guarded."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from data_gen import Job, Progress, Store, Task, run_jobs
+from genas.config import Run, RunSettings, differences, save_settings
+from genas.files import write_json
+from genas.machine import describe_machine
+from supernet import COST_NAMES, Architecture, InputError, OpSubset
+from training import DataInfo, Recipe, prepare
+
+ShowProgress = Callable[[Progress], None]
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One torch thread: the predictor's operations are too small for more, which only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def resolve(run: Run) -> tuple[Run, DataInfo]:
+    """The run with classes and channels taken from its images, and the prepared images.
+
+    Raises:
+        InputError: a recipe that sets other classes or channels than the images have.
+    """
+    space = run.settings.space
+    info = prepare(run.settings.data, space.input_size)
+    found = {"classes": len(info.classes), "input_channels": info.channels}
+    for key, value in found.items():
+        if key in space.model_fields_set and getattr(space, key) != value:
+            raise InputError(f"space.{key} is {getattr(space, key)}, but {info.source} has {value}; leave it out")
+    resolved = OpSubset.model_validate({**space.model_dump(exclude_unset=True), **found})
+    return Run(folder=run.folder, settings=run.settings.model_copy(update={"space": resolved})), info
+
+
+def resolve_space(run: Run) -> Run:
+    """As :func:`resolve`, but images are left alone where the recipe sets classes and channels itself."""
+    if {"classes", "input_channels"} <= run.settings.space.model_fields_set:
+        return run
+    return resolve(run)[0]
+
+
+def label_settings(settings: RunSettings) -> dict[str, Any]:
+    """Everything that decides a label of ``generate``: labels of one run must agree in it."""
+    data = settings.data.model_dump(mode="json", exclude={"download", "root", "memory_megabytes"})
+    return {
+        "seed": settings.seed,
+        "data": data,
+        "space": settings.space.model_dump(mode="json"),
+        "limits": dict(settings.limits),
+        "generate": {"recipe": settings.generate.recipe.model_dump(mode="json")},
+    }
+
+
+def retrain_settings(settings: RunSettings, recipe: Recipe) -> dict[str, Any]:
+    """The same for ``retrain``."""
+    kept = label_settings(settings)
+    return {
+        **{key: kept[key] for key in ("seed", "data", "space")},
+        "retrain": {"recipe": recipe.model_dump(mode="json")},
+    }
+
+
+def saved_settings(store: Store, stage: str) -> dict[str, Any] | None:
+    """What a stage's results were made with, None where it has not begun."""
+    events = store.events(f"settings:{stage}")
+    return None if not events else dict(json.loads(events[0][1]))
+
+
+def claim(store: Store, run: Run, stage: str, wanted: Mapping[str, Any]) -> None:
+    """Bind a stage's results to their settings. Raises InputError naming each key that differs."""
+    saved = saved_settings(store, stage)
+    if saved is None:
+        store.event(f"settings:{stage}", json.dumps(wanted))
+    else:
+        compare(run, stage, saved, wanted)
+
+
+def compare(run: Run, stage: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises InputError where settings differ from those that the run's results were made with."""
+    changed = differences(saved, json.loads(json.dumps(wanted)))
+    if changed:
+        raise InputError(
+            f"run {run.name!r}: results of {stage} were made with other settings ({'; '.join(changed)}); "
+            f"take them back, or choose another name (--set name=NAME)"
+        )
+
+
+def begin(run: Run, store: Store, stage: str) -> None:
+    """Note the start, and write down the configuration and what it runs on."""
+    store.close_open_attempts()
+    save_settings(run)
+    write_json(run.folder / "meta.json", describe_machine(run.settings.seed))
+    store.event("start", stage)
+
+
+def add_jobs(store: Store, space: OpSubset, stage: str, planned: Sequence[tuple[Architecture, int, str]]) -> list[Job]:
+    """Enter the trainings of a stage; those that are there already stay as they are."""
+    costs = {}
+    for architecture, _, _ in planned:
+        values = space.costs(architecture.row())
+        costs[architecture.key] = {name: int(values[name][0]) for name in COST_NAMES}
+    return store.add_jobs(stage, planned, costs)
+
+
+def train_jobs(
+    run: Run, store: Store, jobs: Sequence[Job], task: Task, progress: ShowProgress | None
+) -> dict[str, Any]:
+    """Train what has no result yet; counts and seconds of this call."""
+    stage = jobs[0].stage
+    wanted = {job.id for job in jobs}
+    found = sum(result.job.id in wanted for result in store.results(stage))
+    started = time.perf_counter()
+    try:
+        run_jobs(store, jobs, task, run.settings.workers, progress)
+    finally:
+        seconds = time.perf_counter() - started
+        store.event("seconds", json.dumps({"stage": stage, "seconds": seconds}))
+    accuracies = [result.accuracy for result in store.results(stage) if result.job.id in wanted]
+    failed = [failure for failure in store.failures(stage, run.settings.workers.retries) if failure.job.id in wanted]
+    return {
+        "planned": len(jobs),
+        "found": found,
+        "trained": len(accuracies) - found,
+        "failed": len(failed),
+        "best": max(accuracies, default=None),
+        "seconds": seconds,
+    }

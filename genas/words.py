@@ -1,0 +1,168 @@
+"""Results in words, for people. Accuracies are percent here, fractions everywhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from genas.costing import CONVENTION
+
+if TYPE_CHECKING:
+    from genas.config import RunSettings
+
+
+def generated(result: dict[str, Any]) -> str:
+    """One line for ``generate``."""
+    best = "" if result["best"] is None else f"; best validation accuracy {result['best']:.2%}"
+    failed = f", {result['failed']} failed (see the report)" if result["failed"] else ""
+    return (
+        f"generate: {result['planned']} trainings planned, {result['found']} found, {result['trained']} trained"
+        f"{failed} in {duration(result['seconds'])}{best}"
+    )
+
+
+def fitted(result: dict[str, Any]) -> str:
+    """A few lines for ``fit``."""
+    lines = [
+        f"fit: Kendall tau on {result['test_size']} held-out architectures after {result['train_size']} "
+        f"(larger is better, 95 % interval), {duration(result['seconds'])}"
+    ]
+    for name, model in result["models"].items():
+        low, high = model["tau_ci95"]
+        lines.append(f"  {name:6} {model['tau']:6.3f}  [{low:.3f}, {high:.3f}]")
+    noise = result["label_noise"]
+    if noise is not None:
+        lines.append(
+            f"  two trainings of the same architecture agree with tau {noise['tau']:.3f} "
+            f"({noise['architectures']} trained twice; one label varies by {noise['standard_deviation']:.2%})"
+        )
+    return "\n".join(lines)
+
+
+def found(result: dict[str, Any]) -> str:
+    """A few lines for ``search``."""
+    winner, drawn = result["evolution"]["best"][0], result["random"]["best"][0]
+    limits = ", ".join(f"{name} <= {limit:,}" for name, limit in result["limits"].items()) or "no limit"
+    ended = "; no further architecture keeps the limit" if result["evolution"]["exhausted"] else ""
+    return "\n".join(
+        [
+            f"search: {result['evolution']['queries']:,} architectures scored in "
+            f"{duration(result['evolution_seconds'])} under {limits}{ended}",
+            f"  winner {winner['architecture']}: predicted {_score(result, winner['predicted'])}, "
+            f"{winner['macs'] / 1e6:.3f} M MACs, {winner['params']:,} parameters",
+            f"  random search with as many queries: predicted {_score(result, drawn['predicted'])}",
+        ]
+    )
+
+
+def _score(result: dict[str, Any], value: float) -> str:
+    return f"{value:.2%}" if result["metric"] == "accuracy" else f"{value:.6g}"
+
+
+def retrained(result: dict[str, Any]) -> str:
+    """A few lines for ``retrain``."""
+    lines = [f"retrain: from scratch, accuracy on {result['test_images']} test images, read once a training"]
+    for role, entry in result["roles"].items():
+        if entry["mean"] is None:
+            lines.append(f"  {role.replace('_', ' '):17} failed")
+            continue
+        spread = entry["standard_deviation"]
+        around = "" if spread is None else f" +- {spread:.2%}"
+        lines.append(
+            f"  {role.replace('_', ' '):17} {entry['mean']:.2%}{around} ({len(entry['test_accuracies'])} seeds), "
+            f"{entry['macs'] / 1e6:.3f} M MACs"
+        )
+    for role, gain in result["gains"].items():
+        interval = gain["ci95"]
+        within = "" if interval is None else f" [{interval[0] * 100:+.2f}, {interval[1] * 100:+.2f}]"
+        lines.append(
+            f"  gain over {role.replace('_', ' ')}: {gain['difference'] * 100:+.2f} points{within}"
+            + (" (95 % interval over seeds)" if interval else "")
+        )
+    if result["model"] is not None:
+        lines.append(f"  model.py agrees with the trained network to {result['model']['largest_difference']:.1e}")
+    return "\n".join(lines)
+
+
+def evaluated(result: dict[str, Any]) -> str:
+    """A table for ``evaluate``."""
+    lines = [
+        f"Kendall tau on {result['test_size']} held-out architectures after {result['train_size']}, "
+        f"{result['trials']} random splits (larger is better)",
+        f"  {'model':6} {'tau':>6} {'std':>6}  {'95 % interval':16} {'fit':>9} {'scored/s':>10}",
+    ]
+    for name, model in result["models"].items():
+        low, high = model["tau_ci95"]
+        lines.append(
+            f"  {name:6} {model['tau']:6.3f} {model['tau_std']:6.3f}  [{low:.3f}, {high:.3f}]   "
+            f"{duration(model['fit_seconds']):>9} {model['scored_per_second']:>10,.0f}"
+        )
+    return "\n".join(lines)
+
+
+def costs(result: dict[str, Any]) -> str:
+    """A few lines for ``cost``."""
+    names = ("macs", "conv_macs", "params", "activations")
+    lines = [result["architecture"], *(f"  {name:11} {result[name]:>12,}" for name in names), f"  {CONVENTION}"]
+    if "thop" in result:
+        thop = result["thop"]
+        lines.append(f"  thop counts {thop['macs']:,} ({thop['difference']:+,}): {thop['convention']}")
+    return "\n".join(lines)
+
+
+def standing(result: dict[str, Any]) -> str:
+    """A few lines for ``status``."""
+    lines = [f"{result['run']} in {result['folder']}"]
+    for stage, state in result["stages"].items():
+        seconds = result["seconds"].get(stage)
+        lines.append(f"  {stage:9} {state}" + ("" if seconds is None else f", {duration(seconds)}"))
+    for stage in ("generate", "retrain"):
+        count = result[stage]
+        if count["planned"]:
+            lines.append(
+                f"  {stage}: {count['done']} of {count['planned']} trained, {count['running']} running, "
+                f"{count['failed']} failed"
+            )
+            lines += [f"    {key}: {kind}" for key, kind in count["failures"].items()]
+    if result["best"] is not None:
+        lines.append(f"  best validation accuracy {result['best']['accuracy']:.2%} ({result['best']['key']})")
+    if result["tau"] is not None:
+        lines.append(f"  predictor: Kendall tau {result['tau']['tau']:.3f}")
+    if result["test"] is not None and result["test"]["winner"]["mean"] is not None:
+        lines.append(f"  winner: test accuracy {result['test']['winner']['mean']:.2%}")
+    return "\n".join(lines)
+
+
+def resolved(settings: RunSettings) -> str:
+    """The resolved configuration as YAML, values that differ from the defaults marked."""
+    defaults = type(settings)().model_dump(mode="json")
+    lines = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False).rstrip().split("\n")
+    plain = yaml.safe_dump(defaults, sort_keys=False).rstrip().split("\n")
+    return "\n".join(line if line in plain else f"{line}  # set" for line in lines)
+
+
+def planned(result: dict[str, Any], folder: Path) -> str:
+    """What a run would do."""
+    images = ", ".join(f"{count:,} {name}" for name, count in result["images"].items())
+    return "\n".join(
+        [
+            f"Would use {images} images of {result['classes']} classes, {result['workers']} workers "
+            f"(first on {result['device']}), folder {folder}",
+            f"generate: {result['trainings']} trainings of about {duration(result['seconds_each'])}, "
+            f"about {duration(result['generate_seconds'])} in all",
+            f"retrain:  {result['retrainings']} trainings, about {duration(result['retrain_seconds'])} in all",
+            "Expected from one timed batch of an architecture of median MACs; nothing was trained or written.",
+        ]
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,24 @@
+"""What every test shares: a cache folder of its own, one thread, reproducible examples without a clock."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read before torch is imported: the suite shares its cores
+
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Prepared images of the tests, and nothing of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("GENAS_CACHE")
+    os.environ["GENAS_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["GENAS_CACHE"]
+    else:
+        os.environ["GENAS_CACHE"] = before

@@ -1,0 +1,247 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from supernet import ArchGraph, Architecture, InputError, Node, OpSubset, architectures, graph_costs
+from supernet.network import ShiftedConv, build_network, node_names
+from supernet.op_subset import LayerSettings
+from supernet.operations import JOINS, OPERATIONS, node_costs, operation
+from tests.supernet.spaces import spaces_with_architecture
+
+SHAPES = (
+    # input size, input channels, classes, (channels, stride) of each layer
+    (32, 3, 100, ((16, 1), (32, 2), (40, 2), (80, 2), (320, 1))),
+    (8, 1, 10, ((8, 2), (12, 2), (12, 2), (7, 2))),  # 8 -> 4 -> 2 -> 1 -> 1
+    (7, 3, 2, ((6, 2), (6, 1), (9, 2))),
+    (33, 4, 11, ((5, 2), (5, 1), (11, 2), (11, 2))),
+    (1, 1, 3, ((4, 1), (6, 2))),
+)
+
+
+def random_networks(count):
+    """Graphs of all shapes above in turn, with the shape of their pictures."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        side, channels, classes, layers = SHAPES[number % len(SHAPES)]
+        space = OpSubset(
+            layers=[LayerSettings(channels=width, stride=stride) for width, stride in layers],
+            input_size=side,
+            input_channels=channels,
+            classes=classes,
+            stem_channels=int(random.integers(1, 17)),
+            head_channels=int(random.integers(1, 65)),
+        )
+        (architecture,) = architectures(space, space.sample(1, random))
+        yield space.graph(architecture), (channels, side, side), classes
+
+
+def counted_macs(network, images):
+    with FlopCounterMode(display=False) as counter:
+        network(images)
+    return counter.get_total_flops() / 2
+
+
+def test_macs_are_half_of_what_the_flop_counter_says_and_params_are_the_weights():
+    for graph, shape, classes in random_networks(100):
+        with torch.device("meta"):
+            network = build_network(graph).eval()
+            images = torch.empty(1, *shape)
+            macs = counted_macs(network, images)
+            assert network(images.expand(3, *shape)).shape == (3, classes)
+        costs = graph_costs(graph)
+        assert costs.macs == macs
+        assert costs.params == sum(parameter.numel() for parameter in network.parameters())
+        linear = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+        assert costs.macs - costs.conv_macs == sum(module.weight.numel() for module in linear)
+
+
+def test_activations_are_the_outputs_of_convolutions_and_linear_layers():
+    for graph, shape, _ in random_networks(20):
+        network = build_network(graph, 0).eval()
+        counted = []
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                module.register_forward_hook(lambda _, __, output: counted.append(output.numel()))
+        network(torch.zeros(1, *shape))
+        assert graph_costs(graph).activations == sum(counted)
+
+
+CONTRACT = {
+    "input": ({"out": 3},),
+    "conv_bn_relu6": (
+        {"in": 3, "out": 8, "kernel": 3, "stride": 1},
+        {"in": 5, "out": 4, "kernel": 5, "stride": 2},
+        {"in": 4, "out": 4, "kernel": 1, "stride": 1},
+    ),
+    "skip": (
+        {"in": 6, "out": 6, "stride": 1},
+        {"in": 6, "out": 9, "stride": 1},
+        {"in": 6, "out": 6, "stride": 2},
+        {"in": 5, "out": 7, "stride": 2},
+    ),
+    "sep_conv": tuple(
+        {"in": 5, "out": out, "kernel": kernel, "stride": stride}
+        for kernel in (3, 5, 7)
+        for stride, out in ((1, 5), (2, 8))
+    ),
+    "dil_conv": tuple(
+        {"in": 6, "out": 4, "kernel": kernel, "stride": stride, "dilation": 2} for kernel in (3, 5) for stride in (1, 2)
+    ),
+    "sum": ({"out": 4},),
+    "concat": ({"out": 8},),
+    "global_mean": ({"in": 4, "out": 4},),
+    "linear": ({"in": 4, "out": 7},),
+}
+
+
+def test_the_contract_covers_every_operation():
+    assert CONTRACT.keys() == OPERATIONS.keys()
+
+
+@pytest.mark.parametrize("side", [1, 7, 8])
+@pytest.mark.parametrize(("op", "attributes"), [(op, one) for op, several in CONTRACT.items() for one in several])
+def test_every_operation_builds_and_costs_what_the_flop_counter_says(op, attributes, side):
+    """One node between an input and nothing else; joins are given the same tensor twice."""
+    stride = attributes.get("stride", 1)
+    resolution = 1 if op in ("global_mean", "linear") else -(-side // stride)
+    channels = 4 if op in JOINS else attributes.get("in", attributes["out"])
+    first = Node("input", (("out", channels), ("resolution", side)), "images")
+    images = torch.randn(2, channels) if op == "linear" else torch.randn(2, channels, side, side)
+    node = Node(op, (*attributes.items(), ("resolution", resolution)), "tested")
+    if op == "input":
+        graph = ArchGraph((node,), ())
+    elif op in JOINS:
+        copy = Node("skip", (("in", 4), ("out", 4), ("stride", 1), ("resolution", side)), "copy")
+        graph = ArchGraph((first, copy, node), ((0, 1), (0, 2), (1, 2)))
+    else:
+        graph = ArchGraph((first, node), ((0, 1),))
+    network = build_network(graph, 0).eval()
+    output = network(images)
+    with torch.no_grad():
+        assert counted_macs(network, images[:1]) == node_costs(node).macs
+    assert node_costs(node).params == sum(parameter.numel() for parameter in network.parameters())
+    if op in ("global_mean", "linear"):
+        assert output.shape == (2, attributes["out"])
+    else:
+        assert output.shape == (2, attributes["out"] if op != "input" else channels, resolution, resolution)
+    if op == "sum":
+        torch.testing.assert_close(output, 2 * images)
+    if op == "concat":
+        torch.testing.assert_close(output, torch.cat([images, images], dim=1))
+
+
+@given(spaces_with_architecture())
+@settings(max_examples=30)
+def test_networks_run_forward_and_backward(given_pair):
+    space, architecture = given_pair
+    network = build_network(space.graph(architecture), 0)
+    images = torch.randn(2, space.input_channels, space.input_size, space.input_size)
+    kept = images.clone()
+    network.eval()
+    scores = network(images)
+    assert scores.shape == (2, space.classes)
+    assert torch.equal(images, kept)  # no operation works in place on a tensor that others read
+    scores.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_a_layer_is_the_sum_of_its_operations():
+    space = OpSubset(layers=(LayerSettings(channels=8, stride=2),), stem_channels=4, input_size=9, classes=3)
+    network = build_network(space.graph(space.parse("111111")), 1).eval()
+    images = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        stem = network.stem(images)
+        parts = [network.get_submodule(f"layer1_{name}")(stem) for name in space.operations]
+        expected = network.classifier(network.mean(network.head(sum(parts[1:], parts[0]))))
+        torch.testing.assert_close(network(images), expected)
+
+
+@pytest.mark.parametrize("side", [2, 8, 32])
+def test_shifted_conv_on_even_sides_is_the_published_factorized_reduce(side):
+    module = ShiftedConv(3, 7)
+    images = torch.randn(2, 3, side, side)
+    published = torch.cat([module.first(images), module.second(images[:, :, 1:, 1:])], dim=1)
+    assert torch.equal(module(images), published)
+    assert (module.first.out_channels, module.second.out_channels) == (3, 4)
+
+
+@pytest.mark.parametrize("side", [1, 7])
+def test_shifted_conv_on_odd_sides_sees_a_black_edge(side):
+    module = ShiftedConv(3, 4)
+    images = torch.randn(2, 3, side, side)
+    padded = F.pad(images, (0, 1, 0, 1))
+    expected = torch.cat([module.first(images), module.second(padded[:, :, 1:, 1:])], dim=1)
+    assert module(images).shape == (2, 4, (side + 1) // 2, (side + 1) // 2)
+    assert torch.equal(module(images), expected)
+
+
+def test_weights_are_a_function_of_the_seed_and_leave_the_global_randomness_alone():
+    space = OpSubset(layers=(LayerSettings(channels=8),), classes=3)
+    graph = space.graph(Architecture("op_subset", (0, 1, 0, 0, 1, 0)))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again, other = (build_network(graph, seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["stem.0.weight"], other["stem.0.weight"])
+
+
+def plain(op, name="", **attributes):
+    return operation(op, name, **{"in_": 4, "out": 4, "stride": 1, "kernel": 1, "resolution": 4, **attributes})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "said"),
+    [
+        (
+            (plain("input"), Node("sep_convolution")),
+            ((0, 1),),
+            "'sep_convolution' cannot be built; known: .*'sep_conv'",
+        ),
+        ((plain("input"), Node("conv")), ((0, 1),), "operation 'conv' cannot be built"),
+        ((plain("skip"),), (), "expected one input and one output, got 0 and 1"),
+        ((plain("input"), plain("input"), plain("sum")), ((0, 2), (1, 2)), "one input and one output, got 2 and 1"),
+        ((plain("input"), plain("skip"), plain("skip")), ((0, 1), (0, 2)), "one input and one output, got 1 and 2"),
+        ((plain("input"), plain("skip"), plain("skip", "twice")), ((0, 1), (0, 2), (1, 2)), "'twice' .* has 2 inputs"),
+        ((plain("input"), Node("linear", (("in", 4),))), ((0, 1),), "attribute 'out' must be an integer, got none"),
+        ((plain("input"), plain("skip"), plain("skip", "alone")), ((0, 1),), "got 1 and 2"),
+    ],
+)
+def test_graphs_that_cannot_be_built_are_refused(nodes, edges, said):
+    with pytest.raises(InputError, match=said):
+        build_network(ArchGraph(nodes, edges))
+
+
+def test_costs_refuse_foreign_operations():
+    with pytest.raises(InputError, match="operation 'dil_con' cannot be built; .*Did you mean 'dil_conv'"):
+        graph_costs(ArchGraph((Node("dil_con"),), ()))
+
+
+def test_node_names_are_distinct_identifiers_whatever_the_nodes_are_called():
+    names = ["sum_1", "", "class", "1x1", "sum_1", "sum_4", "a b", "good"]
+    graph = ArchGraph(tuple(plain("sum", name) for name in names), ())
+    found = node_names(graph)
+    assert len(set(found)) == len(found)
+    assert all(name.isidentifier() for name in found)
+    assert found[0] == "sum_1"
+    assert found[-1] == "good"
+    assert "class" not in found
+
+
+def test_node_order_does_not_matter():
+    space = OpSubset(layers=(LayerSettings(channels=6),), input_size=8, classes=3)
+    graph = space.graph(space.parse("110010"))
+    count = len(graph.nodes)
+    turned = ArchGraph(
+        tuple(reversed(graph.nodes)), tuple((count - 1 - start, count - 1 - end) for start, end in graph.edges)
+    )
+    first, second = build_network(graph, 0).eval(), build_network(turned).eval()
+    second.load_state_dict(first.state_dict())
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(first(images), second(images))
+    assert graph_costs(graph) == graph_costs(turned)
