@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 # Colours that no plot would have by chance; each becomes a variable of the page's style sheet.
 _INK, _MUTED, _GRID, _FIRST, _SECOND, _THIRD = (f"#0{number}0{number}0{number}" for number in range(1, 7))
@@ -54,7 +54,7 @@ def predicted_against_measured(points: Points, unit: str) -> str:
         unit: what the numbers are, such as ``validation accuracy (%)``.
     """
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(4.4, 4.2)
+        figure, axes = _axes(3.9, 3.8)
         values = np.array([value for point in points for value in point])
         low, high = float(values.min()), float(values.max())
         space = (high - low) * 0.06 or 1.0
@@ -73,7 +73,7 @@ def accuracy_against_cost(
 ) -> str:
     """Scatter of (cost, accuracy) of the generated architectures, the limit, and the winner's prediction."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(5.6, 3.9)
+        figure, axes = _axes(4.7, 3.5)
         _scatter(axes, points, "generated, measured")
         if winner is not None:
             axes.scatter(*winner, s=150, marker="*", color=_SECOND, label="winner, predicted", zorder=4)
@@ -89,7 +89,7 @@ def accuracy_against_cost(
 def search_curve(evolution: Points, random: Points, unit: str) -> str:
     """Best prediction so far against predictor queries, of evolution and of random search."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(5.6, 3.7)
+        figure, axes = _axes(4.7, 3.3)
         for points, label, color, line in (
             (evolution, "evolution", _FIRST, "-"),
             (random, "random search", _SECOND, "--"),
@@ -98,8 +98,9 @@ def search_curve(evolution: Points, random: Points, unit: str) -> str:
             axes.step(queries, best, where="post", color=color, linestyle=line, linewidth=1.8, label=label)
             axes.plot(queries[-1], best[-1], "o", color=color, markersize=4)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("predictor queries (distinct architectures scored)")
         axes.set_ylabel(_label(f"best predicted {unit}"), parse_math=False)
         _legend(figure, axes)
@@ -113,7 +114,7 @@ def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, float, float
         curves: (name, rows of epoch, lower quartile, median and upper quartile in percent).
     """
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(5.6, 3.7)
+        figure, axes = _axes(4.7, 3.3)
         for (name, rows), color, line in zip(curves, (_FIRST, _SECOND), ("--", "-"), strict=False):
             epochs, low, middle, high = zip(*rows, strict=True)
             axes.fill_between(epochs, low, high, color=color, alpha=0.22, linewidth=0)
@@ -137,7 +138,15 @@ def _scatter(axes: Axes, points: Points, label: str) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handlelength=1.6, columnspacing=1.4)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=len(labels),
+        handlelength=1.6,
+        columnspacing=1.1,
+        handletextpad=0.5,
+    )
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:

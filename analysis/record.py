@@ -145,6 +145,14 @@ class Retrain(_Content):
     model: Model | None = None
 
 
+class Images(_Content):
+    """How many images each split has."""
+
+    train: int
+    validation: int
+    test: int
+
+
 class Meta(_Content):
     """``meta.json``."""
 
@@ -156,6 +164,7 @@ class Meta(_Content):
     processor: str | None = None
     gpus: tuple[str, ...] = ()
     git_commit: str | None = None
+    images: Images | None = None
 
 
 @dataclass(frozen=True)

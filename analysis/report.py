@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis import words
 from analysis.record import Record, read_record
-from analysis.sections import command, sections, stages, summary
-from supernet.settings import UnavailableError
+from analysis.sections import next_command, sections, stages, summary
+from supernet.files import write_text
 
 
 def write_report(folder: Path) -> Path:
@@ -28,17 +27,7 @@ def write_report(folder: Path) -> Path:
     """
     record = read_record(folder)
     path = folder / "report.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    page = render(record)
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UnavailableError(f"{path}: cannot write ({error.strerror})") from error
+    write_text(path, render(record))
     return path
 
 
@@ -52,13 +41,12 @@ def render(record: Record) -> str:
         lstrip_blocks=True,
     )
     progress = stages(record)
-    unfinished = next((stage for stage in progress if stage.state != "done"), None)
     return environment.get_template("report.html").render(
         name=record.name,
         subtitle=words.title(record),
         stages=progress,
-        next_command=command(record, unfinished.name) if unfinished and unfinished.state != "failed" else "",
-        all_failed=unfinished is not None and unfinished.state == "failed",
+        next_command=next_command(record),
+        all_failed=any(stage.state == "failed" for stage in progress),
         summary=summary(record),
         sections=sections(record),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

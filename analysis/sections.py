@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ CONVENTION = (
     "convolutions and linear weights, “convolution MACs” convolutions alone."
 )
 
+_MESSAGE = 300  # characters of a failure's message in the table
+
 
 @dataclass(frozen=True)
 class Table:
@@ -43,7 +46,7 @@ class Section:
     """One part of the report.
 
     Attributes:
-        missing: what is not there yet, and ``command`` what makes it.
+        missing: what is not there yet.
         figure: SVG; everything else is plain text that the template escapes.
         details: (summary, text) that can be opened.
     """
@@ -51,7 +54,6 @@ class Section:
     key: str
     title: str
     missing: str = ""
-    command: str = ""
     text: Sequence[str] = ()
     figure: str = ""
     caption: str = ""
@@ -73,9 +75,12 @@ def stages(record: Record) -> list[Stage]:
     return [_generate_stage(record), _fit_stage(record), _search_stage(record), _retrain_stage(record)]
 
 
-def command(record: Record, stage: str) -> str:
-    """What to type for a stage of this run."""
-    return f"genas {stage} {shlex.quote(record.name)}"
+def next_command(record: Record) -> str:
+    """What to type for the first stage that is not done; empty where all are, or where nothing can follow."""
+    unfinished = next((stage for stage in stages(record) if stage.state != "done"), None)
+    if unfinished is None or unfinished.state == "failed":
+        return ""
+    return f"genas {unfinished.name} {shlex.quote(record.name)}"
 
 
 def summary(record: Record) -> list[tuple[str, str]]:
@@ -112,12 +117,12 @@ def summary(record: Record) -> list[tuple[str, str]]:
         best_label = max(record.generated, key=lambda row: row.accuracy)
         lines.append(
             ("Generated", f"{words.count(len(record.generated), 'architecture')} trained, "
-             f"{words.count(len(record.generate.failures), 'failed training')}; the best label is "
-             f"{words.percent(best_label.accuracy)} validation accuracy, which chance in its training flatters.")
+             f"{words.count(len(record.generate.failures), 'failed training')}; the highest label is "
+             f"{words.percent(best_label.accuracy)} validation accuracy (as the highest of many, it flatters).")
         )  # fmt: skip
     elif record.generate.failures:
         lines.append(("Generated", f"nothing: {words.count(len(record.generate.failures), 'training')} failed."))
-    return lines
+    return [(heading, sentence[0].upper() + sentence[1:]) for heading, sentence in lines]
 
 
 def sections(record: Record) -> list[Section]:
@@ -190,7 +195,7 @@ def _predicted(record: Record) -> Section:
     key, title = "predicted", "Predicted against measured accuracy"
     evaluation = record.evaluation
     if evaluation is None or not evaluation.held_out:
-        return Section(key, title, "There is no predictor yet.", command(record, "fit"))
+        return Section(key, title, "There is no predictor yet.")
     scale = 100 if evaluation.is_fraction else 1
     source = "this run's labels" if record.own_labels else "another label table"
     figure = figures.predicted_against_measured(
@@ -204,7 +209,7 @@ def _predicted(record: Record) -> Section:
     taus = Table(
         ("predictor", "Kendall tau", "95 % interval"),
         [
-            (MODELS.get(name, name), words.tau(model.tau), " to ".join(words.tau(end) for end in model.tau_ci95))
+            (MODELS.get(name, name), words.tau(model.tau), words.interval(model.tau_ci95))
             for name, model in evaluation.models.items()
         ],
     )
@@ -231,7 +236,7 @@ def _baselines(evaluation: Evaluation) -> str | None:
     name = MODELS.get(best, best)
     if others[best] >= graph.tau_ci95[0]:
         if others[best] > graph.tau_ci95[1]:
-            return f"The best of the others ({name}) lies above the graph network's interval: the graph network is not the best order here."
+            return f"The best of the others ({name}) lies above the graph network's interval: trust its order more."
         order = "behind" if others[best] <= graph.tau else "ahead"
         return (
             f"The best of the others ({name}) lies {order}, but within the graph network's interval: this split "
@@ -244,7 +249,7 @@ def _accuracy(record: Record) -> Section:
     key, title = "accuracy", "Accuracy against MACs"
     generated = record.generated
     if not generated:
-        return Section(key, title, "No architecture of this run has a label yet.", command(record, "generate"))
+        return Section(key, title, "No architecture of this run has a label yet.")
     cost = next((name for name in record.limits if name.endswith("macs")), "macs")
     limit = record.limits.get(cost)
     winner = record.winner
@@ -257,9 +262,11 @@ def _accuracy(record: Record) -> Section:
         star, None if limit is None else limit / 1e6, axis, "validation accuracy (%)",
     )  # fmt: skip
     trainings = len(record.generate.results)
+    images = None if record.meta is None else record.meta.images
+    counts = "" if images is None else f" ({images.train:,} training and {images.validation:,} validation images)"
     caption = (
         f"{words.count(len(generated), 'generated architecture')}, {words.count(trainings, 'training')}; accuracy on "
-        f"the validation split after the last epoch, the mean where an architecture was trained more than once. "
+        f"the validation split{counts} after the last epoch, the mean where an architecture was trained more than once. "
         f"Source: store.db{', winner/architecture.json' if star else ''}. {CONVENTION}"
     )
     text = []
@@ -283,8 +290,7 @@ def _search(record: Record) -> Section:
     key, title = "search", "Search"
     search = record.search
     if search is None:
-        first = "fit" if record.evaluation is None else "search"
-        return Section(key, title, "Nothing has been searched yet.", command(record, first))
+        return Section(key, title, "Nothing has been searched yet.")
     fraction = _is_fraction(record)
     scale = 100 if fraction else 1
     histories = [("evolution", search.evolution), ("random", search.random)]
@@ -292,11 +298,12 @@ def _search(record: Record) -> Section:
     unit = "accuracy (%)" if fraction else search.metric
     figure = figures.search_curve(curves[0], curves[1], unit) if all(curves) else ""
     difference = search.evolution.best[0].predicted - search.random.best[0].predicted
-    amount = f"{words.points(difference)} percentage points" if fraction else f"{difference:+.3g}"
+    size = f"{words.points(abs(difference), sign=False)} percentage points" if fraction else f"{abs(difference):.3g}"
     text = [
-        f"Evolution ends {amount} from random search at {search.evolution.queries:,} and {search.random.queries:,} "
-        f"queries. These are predictions, not measurements: the difference shows how well the search optimises the "
-        f"predictor, and retraining shows what that is worth."
+        f"The best prediction of evolution lies {size} {'above' if difference >= 0 else 'below'} that of random "
+        f"search, after {search.evolution.queries:,} and {search.random.queries:,} queries. These are predictions, not "
+        f"measurements: the difference shows how well the search uses the predictor, and retraining shows what that "
+        f"is worth."
     ]
     if search.evolution.exhausted:
         text.append("Evolution ended early: it found no further architecture within the limits.")
@@ -315,8 +322,7 @@ def _drawing(record: Record) -> Section:
     key, title = "winner", "The winner"
     winner = record.winner
     if winner is None:
-        first = "fit" if record.evaluation is None else "search"
-        return Section(key, title, "There is no winner yet.", command(record, first))
+        return Section(key, title, "There is no winner yet.")
     graph = graph_from_json(winner.graph.get("nodes"), winner.graph.get("edges"))
     costs = Table(
         ("architecture", *words.COSTS.values()),
@@ -347,12 +353,11 @@ def _retrain(record: Record) -> Section:
     key, title = "retrain", "Retraining from scratch"
     retrain = record.retrain
     if retrain is None:
-        first = "fit" if record.evaluation is None else "search" if record.winner is None else "retrain"
         trained = len(record.retraining.results)
         missing = f"Only {trained} of {record.retraining.planned} trainings are done." if trained else (
             "The winner has not been trained yet."
         )  # fmt: skip
-        return Section(key, title, missing, command(record, first))
+        return Section(key, title, missing)
     matched = matched_cost(record)
     rows, data = [], []
     for name, role in retrain.roles.items():
@@ -412,7 +417,7 @@ def _curves(record: Record) -> Section:
     ]
     curves = [(name, rows) for name, rows in curves if rows]
     if not curves:
-        return Section(key, title, "No architecture of this run has been trained yet.", command(record, "generate"))
+        return Section(key, title, "No architecture of this run has been trained yet.")
     figure = figures.training_curves(
         [(name, [(row[0], *(100 * value for value in row[2:])) for row in rows]) for name, rows in curves]  # type: ignore[misc]
     )
@@ -449,26 +454,26 @@ def _failures(record: Record) -> Section:
     key, title = "failures", "Failures"
     rows = [
         (stage, failure.kind, failure.job.architecture.key, str(failure.job.seed), str(failure.attempts),
-         _fate(trainings.final, failure), failure.message)
+         _tried_again(trainings.final, failure), failure.message)
         for stage, trainings in (("generate", record.generate), ("retrain", record.retraining))
         for failure in trainings.failures
     ]  # fmt: skip
     if not rows:
         return Section(key, title, text=["None."])
     head = ("stage", "kind", "architecture", "seed", "attempts", "tried again", "message")
-    return Section(
-        key,
-        title,
-        text=["Trainings without a result. The others are not affected."],
-        caption=f"{words.count(len(rows), 'training')}; the message of the last attempt. Source: store.db.",
-        tables=[Table(head, rows, left=len(head))],
+    short = [(*row[:-1], textwrap.shorten(row[-1], _MESSAGE, placeholder=" …")) for row in rows]
+    caption = (
+        f"{words.count(len(rows), 'training')} without a result; the message of the last attempt. The other trainings "
+        f"are not affected. Source: store.db."
     )
+    table = Table(head, short, left=len(head))
+    return Section(key, title, caption=caption, tables=[table], details=[_data(head, rows, "Whole messages as CSV")])
 
 
-def _fate(final: frozenset[int] | None, failure: Failure) -> str:
+def _tried_again(final: frozenset[int] | None, failure: Failure) -> str:
     if final is None:
         return "not known"
-    return "no" if failure.job.id in final else "yes, by the same command"
+    return "no" if failure.job.id in final else "yes"
 
 
 def _time(record: Record) -> Section:

@@ -90,14 +90,14 @@ def gain(value: Gain) -> str:
     if value.ci95 is None:
         return f"{points(value.difference)} percentage points; with a single training there is no interval"
     low, high = value.ci95
-    interval = f"{points(value.difference)} percentage points (95{_SPACE}% CI {points(low)} to {points(high)})"
+    size = f"{points(value.difference)} percentage points (95{_SPACE}% CI {points(low)} to {points(high)})"
     if low == high:
-        return f"{interval}: all seeds agreed, so the interval says nothing about the spread"
+        return f"{size}: all seeds agreed, so the interval says nothing about the spread"
     if low > 0:
-        return f"{interval}: better than seeds alone explain"
+        return f"{size}: better than seeds alone explain"
     if high < 0:
-        return f"{interval}: worse than seeds alone explain"
-    return f"{interval}: no difference that these seeds can show"
+        return f"{size}: worse than seeds alone explain"
+    return f"{size}: no difference that these seeds can show"
 
 
 def trust(evaluation: Evaluation) -> str:
@@ -105,12 +105,11 @@ def trust(evaluation: Evaluation) -> str:
     graph = evaluation.models.get("graph")
     if graph is None:
         return "not judged"
-    low, high = graph.tau_ci95
     pairs = f"of two held-out architectures it names the better one in about {percent((1 + graph.tau) / 2, 0)} of pairs"
-    if low <= 0:
+    if graph.tau_ci95[0] <= 0:
         pairs = "so few architectures do not show that it is better than chance"
     return (
-        f"Kendall tau {tau(graph.tau)} (95{_SPACE}% CI {tau(low)} to {tau(high)}) on "
+        f"Kendall tau {tau(graph.tau)} (95{_SPACE}% CI {interval(graph.tau_ci95)}) on "
         f"{count(evaluation.test_size, 'held-out architecture')}: {pairs}"
     )
 
@@ -118,6 +117,11 @@ def trust(evaluation: Evaluation) -> str:
 def tau(value: float) -> str:
     """Kendall tau with two digits."""
     return f"{value:.2f}".replace("-", _MINUS)
+
+
+def interval(ends: tuple[float, float]) -> str:
+    """Both ends of an interval of Kendall tau."""
+    return f"{tau(ends[0])}{_SPACE}to{_SPACE}{tau(ends[1])}"
 
 
 def noise(value: LabelNoise | None, fraction: bool) -> str:
@@ -146,4 +150,6 @@ def standard_error(accuracy: float, images: int) -> str:
 
 def title(record: Record) -> str:
     """The line under the title: data source, limit."""
-    return f"Images: {record.source or 'not recorded'} · limit: {limits(record.limits)}"
+    known = record.config or record.search is not None
+    limit = limits(record.limits) if known else "not recorded"
+    return f"Images: {record.source or 'not recorded'} · limit: {limit}"

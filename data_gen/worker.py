@@ -13,8 +13,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HEARTBEAT_SECONDS = 0.5
 
@@ -124,14 +128,12 @@ class _Context:
         return result.to_json()
 
 
-def _save(state: dict[str, object], path: Path) -> None:
-    """Weights whole or not at all."""
-    from safetensors.torch import save_file
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, temporary)  # type: ignore[attr-defined]
-    temporary.replace(path)
+    from supernet.files import write_bytes
+
+    write_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in state.items()}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -62,10 +63,10 @@ def run(
     _say(
         generated(results["generate"]), fitted(results["fit"]), found(results["search"]), retrained(results["retrain"])
     )
-    folder = loaded.folder
+    if results["retrain"]["model"] is not None:
+        _say(f"Network: {loaded.folder / 'winner' / 'model.py'} with weights.safetensors")
     _say(
         f"Report:  {results['report']}",
-        f"Network: {folder / 'winner' / 'model.py'} with weights.safetensors",
         f"Next:    genas status {loaded.name} | genas search {loaded.name} --set limits.macs=NUMBER | "
         f"genas export-table {loaded.name} --out labels.jsonl",
     )
@@ -121,13 +122,14 @@ def fit(
 
         table = Path(source)
         document = apply_overrides(Document({}, source, {}), overrides or [], RunSettings().model_dump(mode="json"))
-        loaded = Run(folder=Path(logs) / check_name(table.stem), settings=validate(RunSettings, document))
+        settings = validate(RunSettings, document)
+        loaded = Run(folder=Path(logs) / check_name(settings.name or table.stem), settings=settings)
+        following = f"genas search CONFIG --set name={loaded.name}"  # a table does not know its space
     else:
         loaded = _load(source, overrides, logs)
+        following = f"genas search {loaded.name}"
     result = stage(loaded, None if table is None else read_table(table))
-    _answer(
-        result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. Next: genas search {loaded.name}"
-    )
+    _answer(result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. Next: {following}")
 
 
 @app.command()
@@ -154,8 +156,7 @@ def retrain(source: Source, overrides: Overrides = None, logs: Logs = "logs", as
     _answer(
         result, as_json, retrained(result), f"Saved in {loaded.folder / 'winner'}. Next: genas report {loaded.name}"
     )
-    if any(entry["mean"] is None for entry in result["roles"].values()):
-        raise typer.Exit(4)
+    _exit_if_failed(result)
 
 
 @app.command()
@@ -237,7 +238,9 @@ def main() -> None:
 
     0 fine, 2 usage or configuration, 3 environment, 4 partly failed, 130 and 143 interrupted.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    # Not KeyboardInterrupt: typer would swallow it, and the line to continue with would stay unsaid.
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     # torch_geometric still uses it; nobody who runs this can do anything about that.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     try:
@@ -252,25 +255,23 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except _Terminated:
-        _stopped(143)
-    except (KeyboardInterrupt, typer.Abort):
-        _stopped(130)
+    except _Stopped as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        again = shlex.join(["genas", *sys.argv[1:]])
+        print(f"\nStopped. Everything finished is kept; the same line continues: {again}", file=sys.stderr)
+        sys.exit(128 + stop.number)
 
 
-class _Terminated(BaseException):
-    """SIGTERM, taken along the same way out as Ctrl-C."""
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM, by its number: 2 or 15."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
-
-
-def _stopped(code: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    again = " ".join(["genas", *sys.argv[1:]])
-    print(f"\nStopped. Everything finished is kept; the same line continues: {again}", file=sys.stderr)
-    sys.exit(code)
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped(number)
 
 
 def _load(source: str, overrides: list[str] | None, logs: str) -> Run:
@@ -281,8 +282,10 @@ def _load(source: str, overrides: list[str] | None, logs: str) -> Run:
 
 def _dry_run(loaded: Run, as_json: bool) -> None:
     from genas.overview import estimate
+    from genas.stages import resolve
     from genas.words import planned, resolved
 
+    loaded, _ = resolve(loaded)
     expected = estimate(loaded)
     if as_json:
         _print_json({"settings": loaded.settings.model_dump(mode="json"), **expected})

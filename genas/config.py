@@ -6,7 +6,7 @@ the package (``genas run quickstart``), looked for in this order.
 
 from __future__ import annotations
 
-import os
+import os.path
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -21,7 +21,9 @@ from evolution import SearchSettings
 from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_file, validate
 from predictor import GraphPredictorSettings
 from supernet import COST_NAMES, InputError, OpSubset, Settings
-from supernet.settings import UnavailableError, nearest
+from supernet.files import write_text
+from supernet.settings import nearest
+from supernet.spaces import AnySpace
 from training import DataSettings, Recipe
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -36,11 +38,13 @@ def check_name(name: str) -> str:
     return name
 
 
-def _cost_names(limits: dict[str, int]) -> dict[str, int]:
-    for name in limits:
-        if name not in COST_NAMES:
-            raise ValueError(f"unknown cost {name!r}; {nearest(name, COST_NAMES)}")
-    return limits
+def _check_cost(name: str) -> str:
+    if name not in COST_NAMES:
+        raise ValueError(f"unknown cost; {nearest(name, COST_NAMES)}")
+    return name
+
+
+CostName = Annotated[str, AfterValidator(_check_cost)]
 
 
 class FitSettings(Settings):
@@ -82,8 +86,8 @@ class RunSettings(Settings):
     name: Annotated[str, AfterValidator(check_name)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSettings = DataSettings()
-    space: OpSubset = OpSubset()
-    limits: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_cost_names)] = Field(default_factory=dict)
+    space: AnySpace = OpSubset()
+    limits: dict[CostName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     generate: GenerateSettings = GenerateSettings()
     workers: WorkerSettings = WorkerSettings()
     fit: FitSettings = FitSettings()
@@ -125,10 +129,10 @@ def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path
 def find_run(name: str, logs: str | Path = "logs") -> Path:
     """The folder of an existing run. Raises InputError naming the runs that there are."""
     path = Path(name)
-    if len(path.parts) > 1 and (path / "store.db").is_file():
+    if len(path.parts) > 1 and _is_file(path / "store.db"):
         return path
     folder = Path(logs) / check_name(name)
-    if not (folder / "store.db").is_file():
+    if not _is_file(folder / "store.db"):
         runs = sorted(entry.parent.name for entry in Path(logs).glob("*/store.db"))
         raise InputError(f"run {name!r}: nothing under {folder}; {nearest(name, runs) if runs else 'there is no run'}")
     return folder
@@ -143,14 +147,8 @@ def bundled_recipes() -> list[str]:
 
 def save_settings(run: Run) -> None:
     """Write the resolved configuration to the run's folder, whole or not at all."""
-    path = run.folder / "config.yml"
-    temporary = path.with_name(f".config.yml.{os.getpid()}.tmp")
-    try:
-        text = yaml.safe_dump(run.settings.model_dump(mode="json", exclude={"name"}), sort_keys=False)
-        temporary.write_text(f"# The resolved configuration of the run {run.name}.\n{text}", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UnavailableError(f"{path}: cannot write ({error.strerror})") from error
+    text = yaml.safe_dump(run.settings.model_dump(mode="json", exclude={"name"}), sort_keys=False)
+    write_text(run.folder / "config.yml", f"# The resolved configuration of the run {run.name}.\n{text}")
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -167,9 +165,9 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
 
 def _document(source: str, logs: Path) -> tuple[Document, str]:
     path = Path(source)
-    if path.suffix in (".yml", ".yaml") or path.is_file():
+    if path.suffix in (".yml", ".yaml") or _is_file(path):
         return read_yaml_file(path), path.stem
-    if _NAME.fullmatch(source) and (logs / source / "config.yml").is_file():
+    if _NAME.fullmatch(source) and _is_file(logs / source / "config.yml"):
         return read_yaml_file(logs / source / "config.yml"), source
     recipes = bundled_recipes()
     if source in recipes:
@@ -179,3 +177,7 @@ def _document(source: str, logs: Path) -> tuple[Document, str]:
         f"{source!r:.80}: neither a recipe file, nor a run under {logs}, nor a bundled recipe; "
         f"{nearest(source, recipes)}"
     )
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for a name that is too long

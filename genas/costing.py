@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from supernet import ArchGraph, Architecture, OpSubset, SearchSpace, graph_costs
-from supernet.spaces import SPACES
+from supernet import ArchGraph, Architecture, SearchSpace, graph_costs
+from supernet.spaces import SPACES, AnySpace
 
 CONVENTION = (
     "macs: multiply-accumulates of convolutions and linear weights for one image; "
@@ -32,7 +32,7 @@ def cost(space: SearchSpace, architecture: Architecture, counter: str = "genas")
     return result
 
 
-def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -> OpSubset:
+def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -> AnySpace:
     """The space of that name with overrides ``space.KEY=VALUE``, or that of a recipe or run. Raises InputError."""
     from genas.yaml_reader import Document, apply_overrides, validate
 

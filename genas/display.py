@@ -61,7 +61,9 @@ class Display:
             best = "" if progress.best is None else f"best {progress.best:.2%}"
             failed = f", {progress.failed} failed" if progress.failed else ""
             if self._bar is not None and task is not None:
-                self._bar.update(task, total=progress.total, completed=done, left=left, best=best + failed)
+                self._bar.update(
+                    task, total=progress.total, completed=done, left=left.removesuffix(", "), best=best + failed
+                )
             elif clock.due(done == progress.total):
                 sys.stderr.write(f"{name}: {done} of {progress.total}{failed}, {left}{best}\n".replace(", \n", "\n"))
                 sys.stderr.flush()

@@ -1,35 +1,13 @@
-"""JSON files of a run folder: written whole or not at all, read with a clear error."""
+"""Reading what the stages left for each other, and telling whether it is still true."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from supernet import InputError
-from supernet.settings import UnavailableError
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file. Raises UnavailableError where the folder cannot be written or the disk is full."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UnavailableError(f"{path}: cannot write ({error.strerror})") from error
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write an object. Raises as :func:`write_text`, and ValueError for numbers that are not finite."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

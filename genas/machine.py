@@ -50,8 +50,11 @@ def _commit() -> str | None:
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None
-    answer = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607 - the git that the user has
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607 - the git that the user has
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except OSError:  # there is none
+        return None
     return answer.stdout.strip() or None

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from data_gen import WorkerSettings, device_names, plan, read_store
-from genas.config import Run
+from genas.config import Run, load_run
 from genas.files import read_json
 from genas.stages import resolve, single_thread
-from genas.yaml_reader import read_yaml_file
 from predictor.evaluate import Evaluation, Progress
 from predictor.evaluate import evaluate as evaluate_predictors
-from supernet import ArchGraph, LabelTable, architectures, sample_distinct
+from supernet import ArchGraph, LabelTable
 from supernet.network import build_network
 from training import DataInfo, Recipe, Split, load_split, train
 
@@ -49,6 +48,8 @@ def status(folder: Path) -> dict[str, Any]:
     evaluation = read_json(folder / "predictor" / "evaluation.json")
     found = read_json(folder / "winner" / "search.json")
     winner = read_json(folder / "winner" / "retrain.json")
+    if winner and found and winner["roles"]["winner"]["key"] != found["evolution"]["best"][0]["key"]:
+        winner = None  # of an earlier search
     for stage, content in (("fit", evaluation), ("search", found)):
         if content is not None:
             seconds[stage] = float(content["seconds"])
@@ -74,12 +75,7 @@ def status(folder: Path) -> dict[str, Any]:
 
 def _retries(folder: Path) -> int:
     path = folder / "config.yml"
-    if not path.is_file():
-        return WorkerSettings().retries
-    workers = read_yaml_file(path).value.get("workers")
-    return (
-        int(str(workers["retries"])) if isinstance(workers, dict) and "retries" in workers else WorkerSettings().retries
-    )
+    return load_run(path).settings.workers.retries if path.is_file() else WorkerSettings().retries
 
 
 def _state(training: dict[str, Any]) -> str:
@@ -92,12 +88,11 @@ def estimate(run: Run) -> dict[str, Any]:
     """What a run would do: trainings, and seconds from one timed batch of an architecture of median MACs."""
     run, info = resolve(run)
     settings, space = run.settings, run.settings.space
-    trainings = len(plan(space, settings.generate, settings.limits, settings.seed))
+    planned = plan(space, settings.generate, settings.limits, settings.seed)
     retrainings = 3 * settings.retrain.seeds
     devices = device_names(settings.workers)
-    sampled = sample_distinct(space, 101, np.random.default_rng(0), settings.limits)
-    middle = sampled[np.argsort(space.costs(sampled)["macs"])[50:51]]
-    graph = space.graph(architectures(space, middle)[0])
+    macs = space.costs(np.array([architecture.choices for architecture, _, _ in planned], np.int8))["macs"]
+    graph = space.graph(planned[int(np.argsort(macs)[len(macs) // 2])][0])
     split = load_split(info, "train")
     with single_thread():  # as in a worker
         recipe = settings.generate.recipe
@@ -105,12 +100,12 @@ def estimate(run: Run) -> dict[str, Any]:
         again = settings.retrain.recipe or recipe
         other = one if again == recipe else _training_seconds(graph, split, info, again, devices[0])
     return {
-        "trainings": trainings,
+        "trainings": len(planned),
         "retrainings": retrainings,
         "workers": len(devices),
         "device": devices[0],
         "seconds_each": one,
-        "generate_seconds": one * -(-trainings // len(devices)),
+        "generate_seconds": one * -(-len(planned) // len(devices)),
         "retrain_seconds": other * -(-retrainings // len(devices)),
         "images": dict(info.sizes),
         "classes": len(info.classes),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_gen import Task, label_table, open_store, plan, read_store, run_lock
 from evolution import Candidate, SearchResult, evolve, random_search
 from genas.config import FitSettings, Run
-from genas.files import digest, read_json, write_json
+from genas.files import digest, read_json
 from genas.retraining import retrain
 from genas.stages import (
     ShowProgress,
@@ -33,8 +33,10 @@ from genas.stages import (
 )
 from predictor import PREDICTORS, GraphPredictor, fit_graph, kendall_tau, tau_interval
 from predictor.evaluate import random_split
-from supernet import Choices, InputError, LabelTable, OpSubset, architectures, write_table
+from supernet import Choices, InputError, LabelTable, architectures, write_table
+from supernet.files import write_json
 from supernet.graph import graph_to_json
+from supernet.spaces import AnySpace, make_space
 
 FEWEST_LABELS = 10
 """Below this many labelled architectures no predictor is fitted."""
@@ -52,14 +54,15 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         UnavailableError: a device, download or folder that is not to be had.
         KeyboardInterrupt: stopped; what was finished is committed.
     """
+    run, info = resolve(run)
+    settings = run.settings
+    # Before the folder is touched: a limit that nothing keeps must not bind the run to it.
+    planned = plan(settings.space, settings.generate, settings.limits, settings.seed)
     with run_lock(run.folder):
-        run, info = resolve(run)
         store = open_store(run.store)
         try:
-            settings = run.settings
             claim(store, run, "generate", label_settings(settings))
-            begin(run, store, "generate")
-            planned = plan(settings.space, settings.generate, settings.limits, settings.seed)
+            begin(run, info, store, "generate")
             jobs = add_jobs(store, settings.space, "generate", planned)
             task = Task(settings.space, info, settings.generate.recipe)
             return train_jobs(run, store, jobs, task, progress)
@@ -159,8 +162,8 @@ def search(run: Run) -> dict[str, Any]:
         raise InputError(f"search: run {run.name!r} has no predictor; run `genas fit {run.name}` first")
     described = (settings.search.model_dump(), settings.limits, settings.seed, space.model_dump(mode="json"))
     made_from = digest(evaluation["made_from"], *described)
-    known = read_json(run.folder / "winner" / "search.json")
-    if known is not None and known["made_from"] == made_from:
+    known, winner_file = read_json(run.folder / "winner" / "search.json"), run.folder / "winner" / "architecture.json"
+    if known is not None and known["made_from"] == made_from and winner_file.is_file():
         return known
     predictor = GraphPredictor.load(run.folder / "predictor")
 
@@ -184,9 +187,10 @@ def search(run: Run) -> dict[str, Any]:
     }
     winner = found.best[0]
     write_json(
-        run.folder / "winner" / "architecture.json",
+        winner_file,
         {
             **_candidate_json(space, winner),
+            "limits": dict(settings.limits),
             "space": space.model_dump(mode="json"),
             "choices": list(winner.architecture.choices),
             "graph": graph_to_json(space.graph(winner.architecture)),
@@ -218,7 +222,7 @@ def _label_noise(table: LabelTable, metric: str) -> dict[str, float] | None:
     }
 
 
-def _search_json(space: OpSubset, result: SearchResult) -> dict[str, Any]:
+def _search_json(space: AnySpace, result: SearchResult) -> dict[str, Any]:
     return {
         "queries": result.queries,
         "exhausted": result.exhausted,
@@ -227,7 +231,7 @@ def _search_json(space: OpSubset, result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _candidate_json(space: OpSubset, candidate: Candidate) -> dict[str, Any]:
+def _candidate_json(space: AnySpace, candidate: Candidate) -> dict[str, Any]:
     return {
         "key": candidate.architecture.key,
         "architecture": space.format(candidate.architecture),
@@ -257,7 +261,7 @@ def export_table(run_folder: Path, out: Path) -> int:
     store = read_store(run_folder / "store.db")
     try:
         saved = saved_settings(store, "generate")
-        table = label_table(store, OpSubset.model_validate(saved["space"])) if saved else LabelTable(())
+        table = label_table(store, make_space(saved["space"])) if saved else LabelTable(())
     finally:
         store.close()
     if not len(table):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import shutil
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,14 @@ from scipy import stats
 
 from data_gen import Result, Task, open_store, run_lock
 from evolution import closest_in_macs
-from genas.config import Run, RunSettings
-from genas.files import read_json, write_json, write_text
+from genas.config import Run
+from genas.files import read_json
 from genas.stages import ShowProgress, add_jobs, begin, claim, resolve, retrain_settings, train_jobs
-from supernet import COST_NAMES, Architecture, InputError, OpSubset
+from supernet import COST_NAMES, Architecture, InputError
 from supernet.export import network_source
+from supernet.files import write_bytes, write_json, write_text
 from supernet.network import build_network
-from supernet.settings import UnavailableError
+from supernet.spaces import AnySpace
 from training import DataInfo, Recipe
 
 
@@ -46,12 +45,15 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         run, info = resolve(run)
         settings, space = run.settings, run.settings.space
         recipe = settings.retrain.recipe or settings.generate.recipe
+        if winner_file["space"] != space.model_dump(mode="json"):
+            raise InputError(f"retrain: the winner of run {run.name!r} is of another space; run search again")
         winner = Architecture(space.name, tuple(winner_file["choices"]))
         store = open_store(run.store)
         try:
             claim(store, run, "retrain", retrain_settings(settings, recipe))
-            begin(run, store, "retrain")
-            roles = _controls(space, winner, store.results("generate"), settings)
+            begin(run, info, store, "retrain")
+            # The limits that the winner was searched under, which may be others than the sample's.
+            roles = _controls(space, winner, store.results("generate"), winner_file["limits"], settings.seed)
             planned = [
                 (architecture, settings.seed + number, role)
                 for number in range(settings.retrain.seeds)
@@ -68,13 +70,13 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
 
 
 def _controls(
-    space: OpSubset, winner: Architecture, generated: Sequence[Result], settings: RunSettings
+    space: AnySpace, winner: Architecture, generated: Sequence[Result], limits: dict[str, int], seed: int
 ) -> dict[str, Architecture]:
     """The winner and what it must beat, by role. A control that is the winner itself is left out."""
     roles = {"winner": winner}
     feasible = [
         result for result in generated
-        if all(result.costs[name] <= limit for name, limit in settings.limits.items())
+        if all(result.costs[name] <= limit for name, limit in limits.items())
     ]  # fmt: skip
     if feasible:
         labels: dict[Architecture, list[float]] = {}
@@ -84,10 +86,10 @@ def _controls(
         if best != winner:
             roles["best_generated"] = best
     costs = space.costs(winner.row())
-    cost = next(iter(settings.limits), "macs")
-    random = np.random.default_rng([settings.seed, 3])
+    cost = "conv_macs" if "conv_macs" in limits and "macs" not in limits else "macs"
+    random = np.random.default_rng([seed, 3])
     excluded = [architecture.key for architecture in roles.values()]
-    match = closest_in_macs(space, int(costs[cost][0]), settings.limits, random, cost, excluded=excluded)
+    match = closest_in_macs(space, int(costs[cost][0]), limits, random, cost, excluded=excluded)
     roles["random_same_macs"] = match.architecture
     return roles
 
@@ -121,6 +123,7 @@ def _write_retrained(
         "recipe": recipe.model_dump(mode="json"),
         "predicted": winner["predicted"],
         "roles": entries,
+        "failed": len(roles) * run.settings.retrain.seeds - len(results),
         "gains": {
             role: gain
             for role in entries
@@ -159,7 +162,7 @@ def _gain(winner: list[float], control: list[float]) -> dict[str, Any] | None:
     return {"difference": difference, "ci95": [difference - half, difference + half]}
 
 
-def write_model(folder: Path, space: OpSubset, architecture: Architecture, info: DataInfo, weights: Path) -> float:
+def write_model(folder: Path, space: AnySpace, architecture: Architecture, info: DataInfo, weights: Path) -> float:
     """Write ``model.py`` and ``weights.safetensors``, and check that they give what the trained network gives.
 
     Returns:
@@ -178,21 +181,11 @@ def write_model(folder: Path, space: OpSubset, architecture: Architecture, info:
     title = f"{architecture.key}: a network found for {info.source}."
     write_text(folder / "model.py", network_source(graph, title, constants))
     target = folder / "weights.safetensors"
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        shutil.copyfile(weights, temporary)
-        temporary.replace(target)
-    except OSError as error:
-        raise UnavailableError(f"{target}: cannot write ({error.strerror})") from error
+    write_bytes(target, weights.read_bytes())
     ours = build_network(graph)
     ours.load_state_dict(load_file(weights))
     ours.eval()
-    specification = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    exported = module.load(target)
+    exported = runpy.run_path(str(folder / "model.py"))["load"](target)  # an import would leave a __pycache__
     images = torch.randn(4, space.input_channels, space.input_size, space.input_size,
                          generator=torch.Generator().manual_seed(0))  # fmt: skip
     with torch.inference_mode():

@@ -12,9 +12,10 @@ import torch
 
 from data_gen import Job, Progress, Store, Task, run_jobs
 from genas.config import Run, RunSettings, differences, save_settings
-from genas.files import write_json
 from genas.machine import describe_machine
-from supernet import COST_NAMES, Architecture, InputError, OpSubset
+from supernet import COST_NAMES, Architecture, InputError
+from supernet.files import write_json
+from supernet.spaces import AnySpace
 from training import DataInfo, Recipe, prepare
 
 ShowProgress = Callable[[Progress], None]
@@ -43,7 +44,7 @@ def resolve(run: Run) -> tuple[Run, DataInfo]:
     for key, value in found.items():
         if key in space.model_fields_set and getattr(space, key) != value:
             raise InputError(f"space.{key} is {getattr(space, key)}, but {info.source} has {value}; leave it out")
-    resolved = OpSubset.model_validate({**space.model_dump(exclude_unset=True), **found})
+    resolved = type(space).model_validate({**space.model_dump(exclude_unset=True), **found})
     return Run(folder=run.folder, settings=run.settings.model_copy(update={"space": resolved})), info
 
 
@@ -100,15 +101,16 @@ def compare(run: Run, stage: str, saved: Mapping[str, Any], wanted: Mapping[str,
         )
 
 
-def begin(run: Run, store: Store, stage: str) -> None:
+def begin(run: Run, info: DataInfo, store: Store, stage: str) -> None:
     """Note the start, and write down the configuration and what it runs on."""
     store.close_open_attempts()
     save_settings(run)
-    write_json(run.folder / "meta.json", describe_machine(run.settings.seed))
+    images = {"source": info.source, "classes": list(info.classes), **info.sizes}
+    write_json(run.folder / "meta.json", {**describe_machine(run.settings.seed), "images": images})
     store.event("start", stage)
 
 
-def add_jobs(store: Store, space: OpSubset, stage: str, planned: Sequence[tuple[Architecture, int, str]]) -> list[Job]:
+def add_jobs(store: Store, space: AnySpace, stage: str, planned: Sequence[tuple[Architecture, int, str]]) -> list[Job]:
     """Enter the trainings of a stage; those that are there already stay as they are."""
     costs = {}
     for architecture, _, _ in planned:

@@ -130,6 +130,8 @@ def standing(result: dict[str, Any]) -> str:
         lines.append(f"  best validation accuracy {result['best']['accuracy']:.2%} ({result['best']['key']})")
     if result["tau"] is not None:
         lines.append(f"  predictor: Kendall tau {result['tau']['tau']:.3f}")
+    if result["winner"] is not None:
+        lines.append(f"  winner {result['winner']['architecture']}, {result['winner']['macs'] / 1e6:.3f} M MACs")
     if result["test"] is not None and result["test"]["winner"]["mean"] is not None:
         lines.append(f"  winner: test accuracy {result['test']['winner']['mean']:.2%}")
     return "\n".join(lines)
@@ -137,10 +139,19 @@ def standing(result: dict[str, Any]) -> str:
 
 def resolved(settings: RunSettings) -> str:
     """The resolved configuration as YAML, values that differ from the defaults marked."""
-    defaults = type(settings)().model_dump(mode="json")
-    lines = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False).rstrip().split("\n")
-    plain = yaml.safe_dump(defaults, sort_keys=False).rstrip().split("\n")
-    return "\n".join(line if line in plain else f"{line}  # set" for line in lines)
+    return "\n".join(_marked(settings.model_dump(mode="json"), type(settings)().model_dump(mode="json")))
+
+
+def _marked(values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for key, value in values.items():
+        default = defaults.get(key)
+        if value and isinstance(value, dict) and isinstance(default, dict):
+            lines += [f"{key}:", *(f"  {line}" for line in _marked(value, default))]
+        else:
+            first, *others = yaml.safe_dump({key: value}, sort_keys=False).rstrip().split("\n")
+            lines += [first if value == default else f"{first}  # set", *others]
+    return lines
 
 
 def planned(result: dict[str, Any], folder: Path) -> str:

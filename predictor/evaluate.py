@@ -107,7 +107,7 @@ def evaluate(
         InputError: an unknown metric or model, fewer than 10 rows, equal labels, or a train size
             that leaves fewer than 2 rows on either side.
     """
-    _check_table(table, metric)
+    _check(table, metric, seed)
     if not 2 <= train_size <= len(table) - 2:
         raise InputError(f"train size: expected 2 to {len(table) - 2} of {len(table)} rows, got {train_size}")
     if trials < 1:
@@ -126,7 +126,7 @@ def evaluate_split(
     progress: Progress | None = None,
 ) -> Evaluation:
     """One given split: row positions to fit on and to hold out. Raises InputError as :func:`evaluate`."""
-    _check_table(table, metric)
+    _check(table, metric, seed)
     for name, positions in (("train", train), ("test", test)):
         outside = [position for position in positions if not 0 <= position < len(table)]
         if outside:
@@ -139,7 +139,9 @@ def evaluate_split(
     return _evaluate(table, metric, [split], seed, models, progress)
 
 
-def _check_table(table: LabelTable, metric: str) -> None:
+def _check(table: LabelTable, metric: str, seed: int) -> None:
+    if seed < 0:
+        raise InputError(f"seed: expected a whole number from 0, got {seed}")
     if len(table) < _FEWEST_ROWS:
         raise InputError(f"label table: expected at least {_FEWEST_ROWS} rows to evaluate predictors, got {len(table)}")
     values = table.metric(metric)

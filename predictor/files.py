@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from supernet import InputError
+from supernet.files import write_bytes, write_json
 
 _FORMAT = "genas-graph-predictor"
 _VERSION = 1
@@ -26,16 +26,12 @@ _WEIGHTS, _CONTENT = "predictor.safetensors", "predictor.json"
 
 
 def write_predictor(folder: Path, tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> None:
-    """Write both files, each whole or not at all, the JSON last. Raises InputError when that is impossible."""
+    """Write both files, each whole or not at all, the JSON last. Raises UnavailableError where that is impossible."""
     weights = save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
     text = _canonical(content)
     document = {"format": _FORMAT, "version": _VERSION, "digest": _digest(weights, text), "content": content}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / _WEIGHTS, weights)
-        _replace(folder / _CONTENT, json.dumps(document, allow_nan=False, indent=1).encode())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write the predictor ({error.strerror})") from error
+    write_bytes(folder / _WEIGHTS, weights)
+    write_json(folder / _CONTENT, document)
 
 
 def read_predictor(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,16 +66,3 @@ def _canonical(content: Mapping[str, object]) -> bytes:
 
 def _digest(weights: bytes, content: bytes) -> str:
     return hashlib.blake2b(weights + content, digest_size=16).hexdigest()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a temporary file, force it to the disk, and give it the name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ class TwoWayLayer(MessagePassing):  # type: ignore[misc]
         inputs = self.propagate(edges, x=flat).view(hidden.shape)
         followers = self.propagate(edges.flip(0), x=flat).view(hidden.shape)
         heard: Tensor = self.combine(torch.cat([hidden, inputs, followers], dim=-1))
-        return hidden + 0.5 * F.relu(heard)
+        return hidden.add(F.relu(heard), alpha=0.5)
 
 
 class GraphEnsemble(nn.Module):

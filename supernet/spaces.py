@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from supernet.op_subset import OpSubset
 from supernet.settings import InputError, nearest
 
-SPACES: dict[str, type[OpSubset]] = {"op_subset": OpSubset}
+AnySpace: TypeAlias = OpSubset
+"""Settings of any space: a union, told apart by ``kind``, as soon as there is a second."""
+
+SPACES: dict[str, type[AnySpace]] = {"op_subset": OpSubset}
 
 
-def make_space(settings: Mapping[str, object]) -> OpSubset:
+def make_space(settings: Mapping[str, object]) -> AnySpace:
     """The space that saved settings describe. Raises InputError for an unknown ``kind``."""
     kind = str(settings.get("kind", "op_subset"))
     if kind not in SPACES:

@@ -12,16 +12,15 @@ The file is JSON lines, one architecture a line, so that any benchmark's or tool
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from supernet.files import write_text
 from supernet.graph import ArchGraph, graph_from_json, graph_to_json
 from supernet.settings import InputError, nearest
 
@@ -92,26 +91,17 @@ class LabelTable:
 
 
 def write_table(table: LabelTable, path: Path) -> None:
-    """Write the file whole or not at all. Raises InputError when the folder cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            for row in table.rows:
-                entry: dict[str, object] = {"id": row.id, **graph_to_json(row.graph), "metrics": dict(row.metrics)}
-                if row.features:
-                    entry["features"] = dict(row.features)
-                if row.choices is not None:
-                    entry["choices"] = list(row.choices)
-                file.write(json.dumps(entry, separators=(",", ":"), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write the table ({error.strerror})") from error
-    finally:
-        with suppress(OSError):  # it is there only where writing failed
-            temporary.unlink()
+    """Write the file whole or not at all. Raises UnavailableError where the folder cannot be written."""
+    write_text(path, "".join(f"{_line(row)}\n" for row in table.rows))
+
+
+def _line(row: LabelRow) -> str:
+    entry: dict[str, object] = {"id": row.id, **graph_to_json(row.graph), "metrics": dict(row.metrics)}
+    if row.features:
+        entry["features"] = dict(row.features)
+    if row.choices is not None:
+        entry["choices"] = list(row.choices)
+    return json.dumps(entry, separators=(",", ":"), allow_nan=False)
 
 
 def read_table(path: Path) -> LabelTable:

@@ -200,6 +200,9 @@ def _decode(settings: DataSettings, side: int, folder: Path) -> None:
         "validation": settings.validation_images,
         "test": settings.test_images,
     }
+    for name, (_, positions) in chosen.items():
+        if len(positions) < 2:
+            raise InputError(f"data {settings.source}: {len(positions)} {name} images; expected at least 2")
     first_part, first_positions = chosen["train"]
     # Several pictures are looked at, so that one gray one in front does not turn all the others gray.
     looked_at = first_positions[:: max(1, len(first_positions) // 32)].tolist()
@@ -210,8 +213,6 @@ def _decode(settings: DataSettings, side: int, folder: Path) -> None:
         labels = source.parts[part].labels[positions]
         positions = positions[_by_class(labels, kept[name], random)]
         labels = source.parts[part].labels[positions]
-        if len(positions) < 2:
-            raise InputError(f"data {settings.source}: {len(positions)} {name} images; expected at least 2")
         images = np.lib.format.open_memmap(
             folder / f"{name}_images.npy", "w+", np.uint8, (len(positions), side, side, channels)
         )

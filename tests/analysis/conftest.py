@@ -161,7 +161,11 @@ class FakeRun:
     def retrain(self):
         roles = {"winner": self.winner, "best_generated": self.sampled[0], "random_same_macs": self.control}
         self._train("retrain", [(one, seed, role) for seed in range(3) for role, one in roles.items()])
-        values = {"winner": (0.96, 0.955, 0.965), "best_generated": (0.957, 0.95, 0.962), "random_same_macs": (0.9, 0.91, 0.905)}
+        values = {
+            "winner": (0.96, 0.955, 0.965),
+            "best_generated": (0.957, 0.95, 0.962),
+            "random_same_macs": (0.9, 0.91, 0.905),
+        }
         self.retrained = {
             "test_images": 360,
             "training_images": 400,
@@ -187,6 +191,11 @@ class FakeRun:
 
 @pytest.fixture
 def make_run(tmp_path):
+    """Makes a run's folder under a name."""
     return lambda name="trial", **options: FakeRun(tmp_path / name, **options)
 
 
+@pytest.fixture(scope="module")
+def make_module_run(tmp_path_factory):
+    """The same for tests that only look."""
+    return lambda name="trial", **options: FakeRun(tmp_path_factory.mktemp("runs") / name, **options)

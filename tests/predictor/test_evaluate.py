@@ -82,6 +82,7 @@ def test_tau_interval_holds_tau_and_narrows_with_more_architectures():
         ({"train_size": 80}, "train size: expected 2 to 78 of 80 rows, got 80"),
         ({"train_size": 0}, "train size"),
         ({"train_size": -5}, "train size"),
+        ({"seed": -1}, "seed: expected a whole number from 0, got -1"),
         ({"trials": 0}, "trials: expected at least 1, got 0"),
         ({"metric": "acc"}, "known: accuracy"),
         ({"models": ["rige"]}, "Did you mean 'ridge'"),

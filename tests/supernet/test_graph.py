@@ -79,7 +79,7 @@ def test_a_graph_without_nodes_is_refused():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_attributes_are_finite(value):
-    with pytest.raises(InputError, match="attribute 'macs' is .*expected a finite number"):
+    with pytest.raises(InputError, match=r"attribute 'macs' is .*expected a finite number"):
         Node("conv", (("macs", value),))
 
 

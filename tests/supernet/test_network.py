@@ -35,22 +35,20 @@ def random_networks(count):
             head_channels=int(random.integers(1, 65)),
         )
         (architecture,) = architectures(space, space.sample(1, random))
-        yield space.graph(architecture), (channels, side, side), classes
+        yield space.graph(architecture), (channels, side, side)
 
 
 def counted_macs(network, images):
-    with FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(images)
     return counter.get_total_flops() / 2
 
 
 def test_macs_are_half_of_what_the_flop_counter_says_and_params_are_the_weights():
-    for graph, shape, classes in random_networks(100):
+    for graph, shape in random_networks(100):
         with torch.device("meta"):
             network = build_network(graph).eval()
-            images = torch.empty(1, *shape)
-            macs = counted_macs(network, images)
-            assert network(images.expand(3, *shape)).shape == (3, classes)
+            macs = counted_macs(network, torch.empty(1, *shape))
         costs = graph_costs(graph)
         assert costs.macs == macs
         assert costs.params == sum(parameter.numel() for parameter in network.parameters())
@@ -59,12 +57,13 @@ def test_macs_are_half_of_what_the_flop_counter_says_and_params_are_the_weights(
 
 
 def test_activations_are_the_outputs_of_convolutions_and_linear_layers():
-    for graph, shape, _ in random_networks(20):
+    counted = []
+    for graph, shape in random_networks(20):
         network = build_network(graph, 0).eval()
-        counted = []
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 module.register_forward_hook(lambda _, __, output: counted.append(output.numel()))
+        counted.clear()
         network(torch.zeros(1, *shape))
         assert graph_costs(graph).activations == sum(counted)
 
@@ -120,8 +119,7 @@ def test_every_operation_builds_and_costs_what_the_flop_counter_says(op, attribu
         graph = ArchGraph((first, node), ((0, 1),))
     network = build_network(graph, 0).eval()
     output = network(images)
-    with torch.no_grad():
-        assert counted_macs(network, images[:1]) == node_costs(node).macs
+    assert counted_macs(network, images[:1]) == node_costs(node).macs
     assert node_costs(node).params == sum(parameter.numel() for parameter in network.parameters())
     if op in ("global_mean", "linear"):
         assert output.shape == (2, attributes["out"])
@@ -217,7 +215,7 @@ def test_graphs_that_cannot_be_built_are_refused(nodes, edges, said):
 
 
 def test_costs_refuse_foreign_operations():
-    with pytest.raises(InputError, match="operation 'dil_con' cannot be built; .*Did you mean 'dil_conv'"):
+    with pytest.raises(InputError, match=r"operation 'dil_con' cannot be built; .*Did you mean 'dil_conv'"):
         graph_costs(ArchGraph((Node("dil_con"),), ()))
 
 

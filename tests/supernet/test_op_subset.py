@@ -258,5 +258,5 @@ def test_settings_are_frozen_and_come_back_from_json():
 
 
 def test_an_unknown_space_names_the_nearest():
-    with pytest.raises(InputError, match="space 'opsubset' is unknown; known: .*Did you mean 'op_subset'"):
+    with pytest.raises(InputError, match=r"space 'opsubset' is unknown; known: .*Did you mean 'op_subset'"):
         make_space({"kind": "opsubset"})

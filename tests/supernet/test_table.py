@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supernet import ArchGraph, InputError, LabelRow, LabelTable, Node, read_table, write_table
+from supernet.settings import UnavailableError
 from tests.supernet.test_graph import graphs
 
 GRAPH = ArchGraph((Node("input"), Node("conv", (("macs", 9),))), ((0, 1),))
@@ -126,7 +127,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     table = LabelTable((LabelRow("a", GRAPH, {"accuracy": 0.5}),))
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write the table"):
+    with pytest.raises(UnavailableError, match="cannot write"):
         write_table(table, tmp_path / "file" / "labels.jsonl")
     kept = tmp_path / "labels.jsonl"
     write_table(table, kept)
@@ -151,7 +152,7 @@ def test_table_access():
     some = table.subset(np.array([3, 0]))
     assert [row.id for row in some.rows] == ["a3", "a0"]
     assert some.graphs == [GRAPH, GRAPH]
-    with pytest.raises(InputError, match="metric 'acuracy' is missing in row 'a0'; .*Did you mean 'accuracy'"):
+    with pytest.raises(InputError, match=r"metric 'acuracy' is missing in row 'a0'; .*Did you mean 'accuracy'"):
         table.metric("acuracy")
     with pytest.raises(InputError, match="id 'a1' is given twice"):
         LabelTable((rows[1], rows[1]))

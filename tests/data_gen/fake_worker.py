@@ -1,0 +1,91 @@
+"""A worker that trains nothing: it speaks the protocol and answers with a label made from the choices.
+
+Called with a folder for its notes. The training seed of a job says how it behaves; see BEHAVIOURS.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+BEHAVIOURS = {100: "crash", 101: "killed", 102: "oom", 103: "diverged", 104: "hang", 105: "stop", 106: "garbage",
+              107: "number", 108: "twice", 109: "exit", 110: "torn"}  # fmt: skip
+
+
+def label(choices, seed):
+    """The accuracy that a job gets: a function of its architecture and seed."""
+    return (sum(choice * (position + 1) for position, choice in enumerate(choices)) * 7 + seed) % 97 / 97
+
+
+def result(choices, seed):
+    accuracy = label(choices, seed)
+    return {
+        "accuracy": accuracy, "loss": 1 - accuracy, "epochs": 1, "seconds": 0.02, "peak_memory": 1000,
+        "images_per_second": 50.0, "curves": {"train_loss": [2.0, 1.0]},
+    }  # fmt: skip
+
+
+def listen(lines):
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
+
+
+def answer(**content):
+    sys.stdout.write(json.dumps(content) + "\n")
+    sys.stdout.flush()
+
+
+def fail(job, kind):
+    answer(job=job, failure=kind, message=f"{kind}, as asked")
+    os._exit(1)
+
+
+def serve(job, notes):
+    number, seed = job["job"], job["seed"]
+    with (notes / f"job-{number}").open("a") as file:
+        file.write("x")
+    behaviour = BEHAVIOURS.get(seed, "ok")
+    if behaviour in ("crash", "oom", "diverged"):
+        fail(number, behaviour)
+    if behaviour == "twice" and (notes / f"job-{number}").stat().st_size <= 2:
+        fail(number, "crash")
+    if behaviour == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if behaviour == "exit":
+        print("these are my last words", file=sys.stderr)
+        os._exit(7)
+    if behaviour in ("garbage", "number", "torn"):
+        sys.stdout.write({"garbage": "hello\n", "number": "3\n", "torn": '{"job": 1, "resu'}[behaviour])
+        sys.stdout.flush()
+        os._exit(0)
+    while behaviour == "hang":
+        time.sleep(60)
+    for step in (1, 2):
+        time.sleep(0.01)
+        answer(job=number, step=step, steps=2)
+    answer(job=number, result=result(job["choices"], seed))
+
+
+def main():
+    notes = Path(sys.argv[1])
+    lines = queue.Queue()
+    threading.Thread(target=listen, args=(lines,), daemon=True).start()
+    first = json.loads(lines.get())
+    (notes / f"worker-{os.getpid()}.json").write_text(json.dumps(first))
+    if (notes / "stillborn").exists():
+        print("no such device", file=sys.stderr)
+        os._exit(3)
+    answer(ready=True)
+    while True:
+        serve(json.loads(lines.get()), notes)
+
+
+if __name__ == "__main__":
+    main()

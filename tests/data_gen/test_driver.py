@@ -1,0 +1,354 @@
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_gen import Task, WorkerSettings, device_names, open_store, read_store, run_jobs, run_lock
+from supernet import Architecture, InputError, OpSubset
+from supernet.op_subset import LayerSettings
+from supernet.settings import UnavailableError
+from tests.data_gen.fake_worker import BEHAVIOURS, label
+from training import DataInfo, Normalisation, Recipe
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+SPACE = OpSubset(layers=(LayerSettings(channels=8),) * 2, operations=("skip", "sep_conv_3", "dil_conv_3"), classes=3)
+SEEDS = {name: seed for seed, name in BEHAVIOURS.items()}
+DEADLINE = 60
+"""Seconds after which a condition that should come true at once counts as never coming."""
+
+# Children of these tests are forked, so that each life of a driver costs milliseconds.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+def wait_for(condition):
+    """Poll until the condition holds."""
+    end = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+    return value
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended but was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def architectures(count):
+    codes = (Architecture("op_subset", tuple(int(bit) for bit in f"{code:06b}")) for code in range(64))
+    return [one for one in codes if SPACE.is_valid(one.row())[0]][:count]
+
+
+class Run:
+    """A run folder with planned jobs, and the fake worker that serves them."""
+
+    def __init__(self, folder, plan):
+        self.path, self.notes = folder / "store.db", folder / "notes"
+        self.folder = folder
+        self.notes.mkdir()
+        data = DataInfo(folder / "data", "fake", ("a", "b", "c"), {}, 8, 3, Normalisation((0.0,), (1.0,)), 512)
+        command = (sys.executable, "-I", "-S", str(FAKE), str(self.notes))
+        self.task = Task(SPACE, data, Recipe(epochs=1), command=command)
+        self.plan = plan
+        self.costs = {one.key: {n: int(v[0]) for n, v in SPACE.costs(one.row()).items()} for one, _, _ in plan}
+        with self.store() as store:
+            self.jobs = store.add_jobs("generate", plan, self.costs)
+
+    @contextmanager
+    def store(self):
+        with closing(open_store(self.path)) as store:
+            yield store
+
+    def drive(self, progress=None, workers=2, stall=60.0, retries=2, jobs=None):
+        """What the pipeline does: take the lock, close what a dead driver left, train."""
+        settings = WorkerSettings(device="cpu", cpu_workers=workers, stall_seconds=stall, retries=retries)
+        with run_lock(self.folder), self.store() as store:
+            store.close_open_attempts()
+            run_jobs(store, self.jobs if jobs is None else jobs, self.task, settings, progress)
+
+    def life(self, **options):
+        """A driver process of its own."""
+        process = multiprocessing.get_context("fork").Process(target=self.drive, kwargs=options, daemon=False)
+        process.start()
+        return process
+
+    def committed(self):
+        """Job number: (accuracy, time of the commit)."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            return {job: rest for job, *rest in connection.execute("SELECT job, accuracy, committed FROM results")}
+
+    def attempts(self):
+        with closing(read_store(self.path)) as store:
+            return store.attempts("generate")
+
+    def pids(self, running=False):
+        with closing(sqlite3.connect(self.path)) as connection:
+            where = "WHERE outcome IS NULL" if running else ""
+            return [pid for (pid,) in connection.execute(f"SELECT DISTINCT pid FROM attempts {where}")]
+
+    def check_whole(self):
+        """Every job has its result once, and every result its one attempt."""
+        committed = self.committed()
+        assert {number: accuracy for number, (accuracy, _) in committed.items()} == {
+            job.id: label(job.architecture.choices, job.seed) for job in self.jobs
+        }
+        attempts = self.attempts()
+        assert attempts.pop("done") == len(committed) == len(self.jobs)
+        assert "running" not in attempts
+        return attempts
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    return lambda count=12, seed=0: Run(tmp_path, [(one, seed, "sample") for one in architectures(count)])
+
+
+def test_every_job_is_trained_once(make_run):
+    run = make_run()
+    seen = []
+    run.drive(seen.append)
+    assert run.check_whole() == {}
+    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
+    assert (seen[0].done, seen[-1].done, seen[-1].failed, seen[-1].total) == (0, 12, 0, 12)
+    assert seen[-1].running == ()
+    assert seen[-1].best == max(label(one.choices, 0) for one, _, _ in run.plan)
+    assert any(0 < share <= 1 for progress in seen for share in progress.running)
+    assert len(run.pids()) == 2
+    assert not any(alive(pid) for pid in run.pids())
+
+
+def test_a_second_time_nothing_is_started(make_run):
+    run = make_run()
+    run.drive()
+    before = run.committed()
+    seen = []
+    run.task = replace(run.task, command=("/no/such/program",))
+    run.drive(seen.append)
+    assert run.committed() == before
+    assert [(progress.done, progress.total) for progress in seen] == [(12, 12)]
+    assert seen[0].best == max(accuracy for accuracy, _ in before.values())
+
+
+def test_more_jobs_add_to_the_same_run(make_run):
+    run = make_run(6)
+    run.drive()
+    before = run.committed()
+    run.plan = [(one, 0, "sample") for one in architectures(10)]
+    run.costs |= {one.key: {n: int(v[0]) for n, v in SPACE.costs(one.row()).items()} for one, _, _ in run.plan}
+    with run.store() as store:
+        run.jobs = store.add_jobs("generate", run.plan, run.costs)
+    run.drive()
+    assert run.check_whole() == {}
+    assert before.items() <= run.committed().items()
+
+
+def test_a_worker_learns_everything_from_its_first_line(make_run):
+    run = make_run(4)
+    run.drive(workers=1)
+    (path,) = run.notes.glob("worker-*.json")
+    assert json.loads(path.read_text()) == {
+        "device": "cpu",
+        "threads": 1,
+        "data": str(run.folder / "data"),
+        "memory_megabytes": 512,
+        "space": SPACE.model_dump(mode="json"),
+        "measure": "validation",
+    }
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "outcome", "tries", "said"),
+    [
+        ("crash", "crash", 3, "crash, as asked"),
+        ("killed", "killed", 3, "the worker ended with signal 9; "),
+        ("exit", "killed", 3, "the worker ended with exit code 7; these are my last words"),
+        ("torn", "killed", 3, "the worker ended with exit code 0; "),
+        ("garbage", "crash", 3, "the worker wrote what is no answer: b'hello'"),
+        ("number", "crash", 3, "the worker wrote what is no answer: b'3'"),
+        ("oom", "oom", 1, "oom, as asked"),
+        ("diverged", "diverged", 1, "diverged, as asked"),
+    ],
+)
+def test_a_failure_is_a_row_and_never_the_end(behaviour, outcome, tries, said, tmp_path):
+    good = architectures(5)
+    plan = [(one, SEEDS[behaviour] if position == 1 else 0, "sample") for position, one in enumerate(good)]
+    run = Run(tmp_path, plan)
+    seen = []
+    run.drive(seen.append)
+    assert run.attempts() == {"done": 4, outcome: tries}
+    with closing(read_store(run.path)) as store:
+        (failure,) = store.failures("generate", retries=2)
+    assert (failure.job, failure.kind, failure.message, failure.attempts) == (run.jobs[1], outcome, said, tries)
+    assert (seen[-1].done, seen[-1].failed) == (4, 1)
+    assert (run.notes / f"job-{run.jobs[1].id}").stat().st_size == tries
+    run.drive(seen.append)  # final is final, for the next driver too
+    assert run.attempts() == {"done": 4, outcome: tries}
+    assert (seen[-1].done, seen[-1].failed) == (4, 1)
+
+
+def test_a_crash_that_does_not_come_again_is_forgiven(make_run):
+    run = make_run(3, SEEDS["twice"])
+    run.drive()
+    assert run.check_whole() == {"crash": 6}
+
+
+def test_tries_of_an_earlier_driver_count(make_run):
+    run = make_run(1, SEEDS["crash"])
+    with run.store() as store:
+        store.fail(store.start(run.jobs[0], 1), "killed", "")
+        store.fail(store.start(run.jobs[0], 1), "interrupted", "")
+    run.drive()
+    assert run.attempts() == {"killed": 1, "interrupted": 1, "crash": 2}
+
+
+def test_a_hang_is_a_timeout_and_the_others_go_on(tmp_path):
+    seeds = [SEEDS["hang"], SEEDS["stop"], *[0] * 8]
+    run = Run(tmp_path, [(one, seed, "sample") for one, seed in zip(architectures(10), seeds, strict=True)])
+    run.drive(stall=2.0)
+    assert run.attempts() == {"done": 8, "timeout": 2}
+    with closing(read_store(run.path)) as store:
+        assert {failure.message for failure in store.failures("generate", 2)} == {"no step for 2 s"}
+    assert not any(alive(pid) for pid in run.pids())
+
+
+def test_workers_that_cannot_start_end_the_run(make_run):
+    run = make_run(3)
+    (run.notes / "stillborn").write_text("")
+    with pytest.raises(UnavailableError, match="worker processes die before their first job: no such device"):
+        run.drive()
+    assert run.attempts() == {}
+    assert len(list(run.notes.glob("worker-*.json"))) <= 2 * 3
+    (run.notes / "stillborn").unlink()
+    run.drive()
+    assert run.check_whole() == {}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_workers_killed_at_random_lose_nothing(seed, make_run):
+    run = make_run(49)
+    random = np.random.default_rng(seed)
+    killed = []
+
+    def kill_some(progress):
+        if len(killed) < 20 and random.random() < 0.2:
+            running = run.pids(running=True)  # waited for by this very thread, so the number is still theirs
+            if running:
+                killed.append(running[random.integers(len(running))])
+                os.kill(killed[-1], signal.SIGKILL)
+
+    run.drive(kill_some, workers=3, retries=10)
+    attempts = run.check_whole()
+    assert set(attempts) <= {"killed"}
+    assert 0 < attempts["killed"] <= len(killed)
+
+
+def test_drivers_killed_at_random_lose_and_repeat_nothing(make_run):
+    run = make_run(49)
+    random = np.random.default_rng(2)
+    before = {}
+    lives = 0
+    for goal in (1, 3, 4, 8, 12, 13, 18, 22):
+        process = run.life()
+        wait_for(lambda goal=goal: len(run.committed()) >= goal)
+        process.join(random.random() * 0.02)
+        process.kill()
+        process.join()
+        lives += process.exitcode == -signal.SIGKILL
+        now = run.committed()
+        assert before.items() <= now.items()  # none lost, none written again
+        before = now
+    assert lives >= 4  # on a busy machine a life may be over before it is taken
+    run.drive()
+    assert before.items() <= run.committed().items()
+    attempts = run.check_whole()
+    assert set(attempts) == {"interrupted"}
+    assert attempts["interrupted"] <= 2 * lives
+    wait_for(lambda: not any(alive(pid) for pid in run.pids()))
+
+
+def test_an_interrupt_leaves_the_store_consistent_and_no_worker(make_run):
+    run = make_run(49)
+    random = np.random.default_rng(3)
+    before = {}
+    interrupted = 0
+    for goal in (1, 6, 10, 15):
+        process = run.life()
+        wait_for(lambda goal=goal: len(run.committed()) >= goal)
+        process.join(random.random() * 0.02)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(DEADLINE)
+        assert process.exitcode in (0, 1)
+        interrupted += process.exitcode  # 1: KeyboardInterrupt came out
+        wait_for(lambda: not any(alive(pid) for pid in run.pids()))
+        now = run.committed()
+        assert before.items() <= now.items()
+        before = now
+        assert run.attempts()["done"] == len(now)
+    assert interrupted >= 2
+    run.drive()
+    assert set(run.check_whole()) <= {"interrupted"}
+
+
+def test_two_drivers_on_one_folder(make_run):
+    run = make_run(2, SEEDS["hang"])
+    first = run.life()
+    wait_for(lambda: run.pids(running=True))
+    owner = f"in use by process {first.pid} on {socket.gethostname()}; wait for it or stop it"
+    for _ in range(3):
+        with pytest.raises(InputError, match=owner):
+            run.drive()
+    assert run.attempts() == {"running": 2}
+    first.kill()
+    first.join()
+    with run_lock(run.folder):  # free at once
+        assert (run.folder / "lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+    wait_for(lambda: not any(alive(pid) for pid in run.pids()))
+
+
+def test_exactly_one_of_many_drivers_runs(make_run):
+    run = make_run(8)
+    lives = [run.life() for _ in range(4)]
+    for process in lives:
+        process.join(DEADLINE)
+    assert 0 in {process.exitcode for process in lives}
+    assert run.check_whole() == {}
+
+
+def test_a_lock_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnavailableError, match="cannot write"), run_lock(tmp_path / "file"):
+        pytest.fail("held")
+
+
+def test_no_more_workers_than_jobs(make_run):
+    run = make_run(2)
+    run.drive(workers=8)
+    assert len(list(run.notes.glob("worker-*.json"))) <= 2
+
+
+def test_devices(monkeypatch):
+    import torch
+
+    assert device_names(WorkerSettings(device="cpu", cpu_workers=3)) == ["cpu"] * 3
+    assert device_names(WorkerSettings(device="cpu")) == ["cpu"] * len(os.sched_getaffinity(0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_names(WorkerSettings(cpu_workers=1)) == ["cpu"]
+    with pytest.raises(UnavailableError, match="'cuda', but torch sees no GPU"):
+        device_names(WorkerSettings(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_names(WorkerSettings(per_gpu=2)) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert device_names(WorkerSettings(device="cpu", cpu_workers=1)) == ["cpu"]

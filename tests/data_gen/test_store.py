@@ -1,0 +1,371 @@
+import sqlite3
+
+import numpy as np
+import pytest
+
+from data_gen import label_table, open_store, read_store
+from data_gen.store import APPLICATION_ID, FORMAT, Job
+from supernet import Architecture, InputError, OpSubset, architectures, read_table, write_table
+from supernet.op_subset import LayerSettings
+from supernet.settings import UnavailableError
+
+SPACE = OpSubset(layers=(LayerSettings(channels=8),) * 2, operations=("skip", "sep_conv_3", "dil_conv_3"), classes=3)
+RESULT = {
+    "accuracy": 0.5,
+    "loss": 1.25,
+    "epochs": 3,
+    "seconds": 2.5,
+    "peak_memory": 12345,
+    "images_per_second": 99.5,
+    "curves": {"train_loss": [2.0, 1.5]},
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = open_store(tmp_path / "store.db")
+    yield opened
+    opened.close()
+
+
+def planned(count=4, seed=0, role="sample"):
+    every = [Architecture("op_subset", tuple(int(bit) for bit in f"{code:06b}")) for code in range(64)]
+    valid = [one for one in every if SPACE.is_valid(one.row())[0]]
+    return [(one, seed, role) for one in valid[:count]]
+
+
+def costs(plan):
+    return {one.key: {name: int(value[0]) for name, value in SPACE.costs(one.row()).items()} for one, _, _ in plan}
+
+
+def add(store, plan=None, stage="generate"):
+    plan = planned() if plan is None else plan
+    return store.add_jobs(stage, plan, costs(plan))
+
+
+def finish(store, job, **changes):
+    attempt = store.start(job, 1)
+    store.commit(job, attempt, {**RESULT, **changes})
+    return attempt
+
+
+def test_a_result_comes_back_as_it_was_written(store):
+    jobs = add(store)
+    assert jobs == store.jobs("generate")
+    finish(store, jobs[2])
+    (result,) = store.results("generate")
+    assert result.job == jobs[2]
+    assert result.job.role == "sample"
+    assert {name: getattr(result, name) for name in RESULT} == RESULT
+    assert result.costs == costs(planned())[jobs[2].architecture.key]
+    assert store.attempts("generate") == {"done": 1}
+
+
+def test_results_come_in_the_order_of_the_plan(store):
+    jobs = add(store)
+    for position in (3, 0, 2):
+        finish(store, jobs[position], accuracy=position / 10)
+    assert [result.accuracy for result in store.results("generate")] == [0, 0.2, 0.3]
+    assert store.results("retrain") == []
+
+
+def test_a_job_is_entered_once_and_a_larger_plan_adds_to_it(store):
+    first = add(store)
+    finish(store, first[1])
+    larger = planned(6)
+    again = add(store, larger)
+    assert again[:4] == first
+    assert len(store.jobs("generate")) == 6
+    assert len(store.results("generate")) == 1
+    other_stage = add(store, stage="retrain")
+    other_seed = add(store, planned(seed=1))
+    assert len({job.id for job in (*again, *other_stage, *other_seed)}) == 14
+    assert [job.id for job in add(store, larger)] == [job.id for job in again]
+
+
+def test_a_second_result_for_a_job_is_refused(store):
+    job = add(store)[0]
+    finish(store, job)
+    attempt = store.start(job, 1)
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        store.commit(job, attempt, {**RESULT, "accuracy": 0.9})
+    assert [result.accuracy for result in store.results("generate")] == [0.5]
+    assert store.attempts("generate") == {"done": 1, "running": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accuracy": float("nan")},
+        {"accuracy": 1.001},
+        {"accuracy": -0.001},
+        {"accuracy": None},
+        {"accuracy": "good"},
+        {"loss": float("nan")},
+        {"loss": float("inf")},
+        {"loss": -1.0},
+        {"epochs": 2.5},
+        {"epochs": "three"},
+        {"seconds": float("nan")},
+        {"images_per_second": None},
+    ],
+)
+def test_numbers_that_are_no_labels_are_refused_whole(changes, store):
+    job = add(store)[0]
+    attempt = store.start(job, 1)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.commit(job, attempt, {**RESULT, **changes})
+    assert store.results("generate") == []
+    assert store.attempts("generate") == {"running": 1}
+    store.commit(job, attempt, RESULT)
+    assert len(store.results("generate")) == 1
+
+
+def test_curves_hold_no_nan(store):
+    job = add(store)[0]
+    attempt = store.start(job, 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.commit(job, attempt, {**RESULT, "curves": {"train_loss": [float("nan")]}})
+    assert store.results("generate") == []
+
+
+def test_unknown_outcomes_and_foreign_jobs_are_refused(store):
+    job = add(store)[0]
+    attempt = store.start(job, 1)
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        store.fail(attempt, "bored", "")
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        store.start(Job(999, "generate", job.architecture, 0), 1)
+
+
+def test_a_closed_attempt_stays_as_it_is(store):
+    job = add(store)[0]
+    attempt = finish(store, job)
+    store.fail(attempt, "interrupted", "too late")
+    assert store.attempts("generate") == {"done": 1}
+
+
+def test_failures_say_kind_message_and_number_of_tries(store):
+    jobs = add(store, planned(6))
+    outcomes = {
+        0: ["crash", "crash"],  # a third try is left
+        1: ["crash", "killed", "crash"],
+        2: ["oom"],
+        3: ["interrupted", "killed", "interrupted", "timeout"],
+        4: ["interrupted"],
+        5: ["crash"],
+    }
+    for position, several in outcomes.items():
+        for number, outcome in enumerate(several):
+            store.fail(store.start(jobs[position], 1), outcome, f"{outcome} {number}" + "x" * 5000)
+    finish(store, jobs[5])
+    failures = store.failures("generate", retries=2)
+    assert [(failure.job, failure.kind, failure.attempts) for failure in failures] == [
+        (jobs[1], "crash", 3),
+        (jobs[2], "oom", 1),
+        (jobs[3], "timeout", 2),
+    ]
+    assert failures[0].message.startswith("crash 2x")
+    assert len(failures[0].message) == 2000
+    assert [store.tries(job) for job in jobs] == [2, 3, 1, 2, 0, 1]
+    assert [failure.job for failure in store.failures("generate", retries=0)] == [jobs[0], jobs[1], jobs[2], jobs[3]]
+
+
+def test_attempts_of_a_dead_driver_are_closed(store):
+    jobs = add(store)
+    finish(store, jobs[0])
+    store.start(jobs[1], 1)
+    store.start(jobs[2], 1)
+    assert store.attempts("generate") == {"done": 1, "running": 2}
+    assert store.close_open_attempts() == 2
+    assert store.close_open_attempts() == 0
+    assert store.attempts("generate") == {"done": 1, "interrupted": 2}
+    assert store.failures("generate", retries=0) == []
+
+
+def test_events(store):
+    store.event("start", "one")
+    store.event("stop", "two")
+    store.event("start", "three")
+    assert [message for _, message in store.events("start")] == ["one", "three"]
+    assert store.events("nothing") == []
+
+
+def test_everything_is_there_again_after_opening(store):
+    jobs = add(store)
+    finish(store, jobs[0])
+    store.close()
+    again = open_store(store.path)
+    assert again.jobs("generate") == jobs
+    assert len(again.results("generate")) == 1
+    again.close()
+
+
+def test_the_file_is_durable_and_marked(store):
+    pragmas = {name: store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in
+               ("journal_mode", "synchronous", "foreign_keys", "application_id", "user_version")}  # fmt: skip
+    assert pragmas == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "application_id": APPLICATION_ID,
+        "user_version": FORMAT,
+    }
+
+
+def test_a_reader_sees_what_is_committed_and_cannot_write(store):
+    jobs = add(store)
+    reader = read_store(store.path)
+    for count, job in enumerate(jobs, 1):
+        finish(store, job)
+        assert len(reader.results("generate")) == count
+    with pytest.raises(UnavailableError, match="attempt to write a readonly database"):
+        reader.event("start", "no")
+    reader.close()
+
+
+def test_a_reader_does_not_stop_the_writer(store):
+    jobs = add(store)
+    reader = read_store(store.path)
+    cursor = reader._connection.execute("SELECT * FROM jobs")
+    cursor.fetchone()  # a read transaction is open
+    finish(store, jobs[0])
+    cursor.close()
+    reader.close()
+
+
+def test_there_is_no_store_to_read(tmp_path):
+    with pytest.raises(InputError, match=r"store\.db: no such store; run generate first"):
+        read_store(tmp_path / "store.db")
+    assert not list(tmp_path.iterdir())
+
+
+def foreign(path):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE notes (text TEXT)")
+    connection.commit()
+    connection.close()
+
+
+def marked(path):
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA application_id = 42")
+    connection.commit()
+    connection.close()
+
+
+def newer(path):
+    open_store(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    connection.commit()
+    connection.close()
+
+
+FOREIGN = {
+    "text": (lambda path: path.write_text("a file of somebody else " * 50), "not a store of this tool, or damaged"),
+    "another program": (foreign, "not a store of this tool"),
+    "another mark": (marked, "not a store of this tool"),
+    "newer": (newer, rf"written by a newer version \(format {FORMAT + 1}, this one reads {FORMAT}\); update"),
+}
+
+
+@pytest.mark.parametrize("opened", [open_store, read_store])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_is_refused_and_left_alone(name, opened, tmp_path):
+    make, said = FOREIGN[name]
+    path = tmp_path / "store.db"
+    make(path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=said):
+        opened(path)
+    assert path.read_bytes() == before
+
+
+def test_a_store_whose_driver_died_before_the_first_commit_is_made_anew(tmp_path):
+    path = tmp_path / "store.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")  # as far as a first driver may have come
+    connection.close()
+    assert path.stat().st_size > 0
+    store = open_store(path)
+    assert len(add(store)) == 4
+    store.close()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    with pytest.raises(UnavailableError, match="cannot open"):
+        open_store(tmp_path / "absent" / "store.db")
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(store):
+    jobs = add(store)
+    finish(store, jobs[0])
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    attempt = store.start(jobs[1], 1)
+    with pytest.raises(UnavailableError, match=r"cannot write .*full.*committed results are safe"):
+        store.commit(jobs[1], attempt, {**RESULT, "curves": {"train_loss": [0.5] * 100_000}})
+    assert len(store.results("generate")) == 1
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    store.commit(jobs[1], attempt, RESULT)
+    assert len(store.results("generate")) == 2
+
+
+def test_a_torn_log_loses_at_most_what_was_torn(tmp_path):
+    """Cut the write-ahead log anywhere: the store opens, and holds a first part of what was committed."""
+    path = tmp_path / "store.db"
+    store = open_store(path)
+    jobs = add(store, planned(8))
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for position, job in enumerate(jobs):
+        finish(store, job, accuracy=position / 10)
+    database, log = path.read_bytes(), path.with_name("store.db-wal").read_bytes()
+    store.close()
+    random = np.random.default_rng(0)
+    lengths = set()
+    for number, size in enumerate([0, *random.integers(0, len(log), 25).tolist(), len(log)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "store.db").write_bytes(database)
+        (folder / "store.db-wal").write_bytes(log[:size])
+        again = open_store(folder / "store.db")
+        found = [result.accuracy for result in again.results("generate")]
+        assert found == [position / 10 for position in range(len(found))]
+        assert again._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        lengths.add(len(found))
+        again.close()
+    assert {0, 8} < lengths
+
+
+def test_labels(store, tmp_path):
+    plan = planned(4)
+    jobs = add(store, [*plan, *((one, 1, "repeat") for one, _, _ in plan[:1])])
+    for position, accuracy in ((0, 0.2), (2, 0.6), (3, 0.8), (4, 0.4)):
+        finish(store, jobs[position], accuracy=accuracy)
+    table = label_table(store, SPACE)
+    assert [row.id for row in table.rows] == [plan[position][0].key for position in (0, 2, 3)]
+    twice, once, _ = table.rows
+    assert twice.metrics == pytest.approx(
+        {"accuracy": 0.3, "loss": 1.25, "seconds": 2.5, "accuracy_seed0": 0.2, "accuracy_seed1": 0.4}
+    )
+    assert once.metrics == {"accuracy": 0.6, "loss": 1.25, "seconds": 2.5}
+    assert once.choices == plan[2][0].choices
+    assert once.graph == SPACE.graph(plan[2][0])
+    write_table(table, tmp_path / "labels.jsonl")
+    assert read_table(tmp_path / "labels.jsonl") == table
+
+
+def test_labels_of_a_stage_that_has_none(store):
+    add(store)
+    finish(store, add(store, stage="retrain")[0])
+    assert len(label_table(store, SPACE)) == 0
+
+
+def test_a_hundred_architectures_keep_their_choices(store):
+    space = OpSubset()
+    found = architectures(space, space.sample(100, np.random.default_rng(0)))
+    plan = [(one, 0, "sample") for one in found]
+    prices = {one.key: dict.fromkeys(("macs", "conv_macs", "params", "activations"), 1) for one in found}
+    store.add_jobs("generate", plan, prices)
+    assert [job.architecture for job in store.jobs("generate")] == found

@@ -1,0 +1,117 @@
+import pytest
+import yaml
+
+from genas.config import check_name, differences, find_run, load_run, save_settings
+from supernet import InputError
+from supernet.settings import UnavailableError
+
+BAD_NAMES = ["../x", "/etc", "a/b", "", ".", "..", ".hidden", "-x", "a b", "a\0b", "a\n", "é", "x" * 65, "x" * 300]
+
+
+@pytest.mark.parametrize("name", ["a", "A1", "0", "run-2.b_c", "x" * 64])
+def test_good_names(name):
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_bad_names_are_refused_wherever_they_come_from(name, recipe, tmp_path):
+    with pytest.raises(InputError, match="run name"):
+        check_name(name)
+    with pytest.raises(InputError):
+        find_run(name, tmp_path)
+    with pytest.raises(InputError):
+        load_run(name, logs=tmp_path / "logs")
+    recipe.write_text(yaml.safe_dump({"name": name}))
+    with pytest.raises(InputError, match=r"tiny\.yml:1"):
+        load_run(recipe, logs=tmp_path / "logs")
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a/" + "x" * 300, "./" + "x" * 300 + "/y", "x" * 300 + ".yml", "a\0/b"])
+def test_paths_that_no_file_system_takes(path, tmp_path):
+    with pytest.raises(InputError):
+        load_run(path, logs=tmp_path)
+    with pytest.raises(InputError):
+        find_run(path, tmp_path)
+    with pytest.raises(InputError):
+        load_run("nothing", logs=tmp_path / path)
+
+
+def test_a_recipe_file_names_the_run(recipe, tmp_path):
+    run = load_run(recipe, logs=tmp_path / "logs")
+    assert run.folder == tmp_path / "logs" / "tiny"
+    assert run.store == run.folder / "store.db"
+    assert run.settings.generate.architectures == 14
+    assert run.settings.limits == {"macs": 200_000}
+    assert not run.folder.exists()
+
+
+def test_a_recipe_file_is_known_by_being_there_whatever_its_name(recipe, tmp_path):
+    other = recipe.rename(recipe.with_name("other"))
+    assert load_run(other).name == "other"
+
+
+def test_the_name_in_the_recipe_or_override_wins(recipe):
+    assert load_run(recipe, ["name=second"]).name == "second"
+    recipe.write_text("name: third\nseed: 4\n")
+    run = load_run(recipe)
+    assert (run.name, run.settings.seed) == ("third", 4)
+
+
+def test_overrides_are_checked_and_named(recipe):
+    run = load_run(recipe, ["generate.architectures=40", "space.layers.0.channels=4", "limits.macs=15e4"])
+    assert run.settings.generate.architectures == 40
+    assert run.settings.space.layers[0].channels == 4
+    assert run.settings.limits == {"macs": 150_000}
+    with pytest.raises(InputError, match=r"--set generate\.architecture=40.*Did you mean 'architectures'"):
+        load_run(recipe, ["generate.architecture=40"])
+    with pytest.raises(InputError, match=r"--set generate\.architectures=no.*whole number"):
+        load_run(recipe, ["generate.architectures=no"])
+    with pytest.raises(InputError, match=r"--set limits\.mac=5.*Did you mean 'macs'"):
+        load_run(recipe, ["limits.mac=5"])
+    with pytest.raises(InputError, match=r"at least 1"):
+        load_run(recipe, ["limits.macs=0"])
+
+
+def test_what_is_nowhere_is_refused_with_the_nearest_recipe(tmp_path):
+    with pytest.raises(InputError, match="Did you mean 'quickstart'"):
+        load_run("quikstart", logs=tmp_path)
+    with pytest.raises(InputError, match="cannot read"):
+        load_run(tmp_path / "missing.yml")
+
+
+def test_saved_settings_are_the_run(recipe, tmp_path):
+    run = load_run(recipe, ["generate.architectures=40"], logs=tmp_path / "logs")
+    save_settings(run)
+    again = load_run("tiny", logs=tmp_path / "logs")
+    assert again == run
+    assert sorted(path.name for path in run.folder.iterdir()) == ["config.yml"]
+
+
+def test_a_run_goes_before_a_bundled_recipe_of_its_name(tmp_path):
+    run = load_run("quickstart", ["seed=7"], logs=tmp_path)
+    save_settings(run)
+    assert load_run("quickstart", logs=tmp_path).settings.seed == 7
+
+
+def test_settings_that_cannot_be_saved(recipe, tmp_path):
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    with pytest.raises(UnavailableError, match="cannot write"):
+        save_settings(load_run(recipe, logs=tmp_path / "logs"))
+
+
+def test_find_run(tmp_path):
+    with pytest.raises(InputError, match="there is no run"):
+        find_run("first", tmp_path)
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "store.db").touch()
+    assert find_run("first", tmp_path) == tmp_path / "first"
+    assert find_run(str(tmp_path / "first"), "elsewhere") == tmp_path / "first"
+    with pytest.raises(InputError, match="Did you mean 'first'"):
+        find_run("frist", tmp_path)
+
+
+def test_differences():
+    before = {"seed": 0, "data": {"source": "digits", "root": None}, "limits": {}}
+    after = {"seed": 0, "data": {"source": "svhn", "root": None}, "limits": {"macs": 5}}
+    assert differences(before, after) == ["data.source: digits -> svhn", "limits.macs: None -> 5"]
+    assert differences(before, before) == []

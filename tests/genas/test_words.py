@@ -1,0 +1,155 @@
+import pytest
+
+from genas.config import RunSettings
+from genas.costing import CONVENTION, cost
+from genas.words import costs, duration, evaluated, fitted, found, generated, planned, resolved, retrained, standing
+from genas.yaml_reader import read_yaml
+from supernet import OpSubset
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0.0 s"),
+        (8.04, "8.0 s"),
+        (12.4, "12 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+        (360_000, "100 h 0 min"),
+    ],
+)
+def test_duration(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_resolved_is_the_configuration_with_every_difference_marked():
+    # 512 is the default of another batch size at the same depth, 60 of another number of epochs.
+    settings = RunSettings.model_validate(
+        {
+            "limits": {"macs": 5_000_000},
+            "generate": {"recipe": {"epochs": 61}},
+            "fit": {"predictor": {"batch_size": 512}},
+            "space": {"layers": [{"channels": 8}]},
+        }
+    )
+    text = resolved(settings)
+    assert read_yaml(text, "text").value == settings.model_dump(mode="json")
+    marked = [line.split("  #")[0].strip() for line in text.splitlines() if line.endswith("  # set")]
+    assert marked == ["layers:", "macs: 5000000", "epochs: 61", "batch_size: 512"]
+    assert "# set" not in resolved(RunSettings())
+
+
+def test_generated():
+    result = {"planned": 60, "found": 37, "trained": 21, "failed": 2, "best": 0.5, "seconds": 200}
+    assert generated(result) == (
+        "generate: 60 trainings planned, 37 found, 21 trained, 2 failed (see the report) in 3 min 20 s; "
+        "best validation accuracy 50.00%"
+    )
+    assert "best" not in generated({**result, "best": None})
+    assert "failed" not in generated({**result, "failed": 0})
+
+
+def test_fitted():
+    model = {"tau": 0.7, "tau_ci95": [0.61, 0.79]}
+    result = {"test_size": 50, "train_size": 250, "seconds": 4, "models": {"graph": model}, "label_noise": None}
+    assert fitted(result).splitlines()[1] == "  graph   0.700  [0.610, 0.790]"
+    noise = {"architectures": 30, "tau": 0.9, "standard_deviation": 0.01}
+    assert "tau 0.900 (30 trained twice; one label varies by 1.00%)" in fitted({**result, "label_noise": noise})
+
+
+def searched(metric="accuracy", limits=None):
+    best = {"architecture": "1 1", "predicted": 0.25, "macs": 1_500_000, "params": 1234}
+    evolution = {"best": [best], "queries": 1000, "exhausted": False}
+    return {"metric": metric, "limits": limits or {}, "evolution": evolution, "evolution_seconds": 1.0,
+            "random": {"best": [{**best, "predicted": 0.125}]}}  # fmt: skip
+
+
+def test_found():
+    text = found(searched(limits={"macs": 2_000_000}))
+    assert "1,000 architectures scored in 1.0 s under macs <= 2,000,000" in text
+    assert "winner 1 1: predicted 25.00%, 1.500 M MACs, 1,234 parameters" in text
+    assert "random search with as many queries: predicted 12.50%" in text
+    assert "no limit" in found(searched())
+    assert "predicted 0.25," in found(searched("loss"))
+
+
+def test_retrained():
+    role = {"macs": 1_500_000, "mean": 0.5, "standard_deviation": 0.01, "test_accuracies": [0.49, 0.51]}
+    failed = {**role, "mean": None, "standard_deviation": None, "test_accuracies": []}
+    once = {**role, "standard_deviation": None, "test_accuracies": [0.5]}
+    text = retrained(
+        {
+            "test_images": 360,
+            "roles": {"winner": role, "best_generated": failed, "random_same_macs": once},
+            "gains": {"random_same_macs": {"difference": 0.1, "ci95": None},
+                      "best_generated": {"difference": -0.02, "ci95": [-0.03, -0.01]}},
+            "model": {"largest_difference": 2e-7},
+        }
+    )  # fmt: skip
+    assert "winner            50.00% +- 1.00% (2 seeds), 1.500 M MACs" in text
+    assert "best generated    failed" in text
+    assert "random same macs  50.00% (1 seeds)" in text
+    assert "gain over random same macs: +10.00 points\n" in text
+    assert "gain over best generated: -2.00 points [-3.00, -1.00] (95 % interval over seeds)" in text
+    assert text.endswith("model.py agrees with the trained network to 2.0e-07")
+
+
+def test_evaluated():
+    model = {"tau": 0.71, "tau_std": 0.03, "tau_ci95": [0.69, 0.73], "fit_seconds": 4.1, "scored_per_second": 9000.0}
+    text = evaluated({"models": {"graph": model}, "train_size": 250, "test_size": 50, "trials": 20})
+    assert text.splitlines()[0].startswith("Kendall tau on 50 held-out architectures after 250, 20 random splits")
+    assert text.splitlines()[2].split() == ["graph", "0.710", "0.030", "[0.690,", "0.730]", "4.1", "s", "9,000"]
+
+
+def test_costs():
+    space = OpSubset()
+    result = cost(space, space.cheapest("macs"))
+    text = costs(result)
+    assert f"macs        {result['macs']:>12,}" in text
+    assert CONVENTION in text
+    thop = {"macs": 10, "difference": -3, "convention": "otherwise"}
+    assert "thop counts 10 (-3): otherwise" in costs({**result, "thop": thop})
+
+
+def test_planned():
+    result = {"images": {"train": 1200, "test": 30}, "classes": 10, "workers": 2, "device": "cpu", "trainings": 24,
+              "seconds_each": 5.0, "generate_seconds": 60.0, "retrainings": 6, "retrain_seconds": 15.0}  # fmt: skip
+    text = planned(result, "logs/quickstart")
+    assert "1,200 train, 30 test images of 10 classes, 2 workers (first on cpu), folder logs/quickstart" in text
+    assert "24 trainings of about 5.0 s, about 1 min 0 s in all" in text
+    assert "6 trainings, about 15 s in all" in text
+
+
+def test_standing_of_a_run_that_has_just_begun():
+    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": {}}
+    result = {
+        "run": "tiny", "folder": "logs/tiny", "stages": {"generate": "begun", "fit": "waiting"},
+        "seconds": {"generate": 3.0},
+        "generate": {"planned": 14, "done": 3, "failed": 1, "running": 2, "failures": {"a-1": "oom"}},
+        "retrain": nothing, "best": None, "tau": None, "winner": None, "test": None,
+    }  # fmt: skip
+    assert standing(result).splitlines() == [
+        "tiny in logs/tiny",
+        "  generate  begun, 3.0 s",
+        "  fit       waiting",
+        "  generate: 3 of 14 trained, 2 running, 1 failed",
+        "    a-1: oom",
+    ]
+
+
+def test_standing_names_the_winner_as_cost_takes_it():
+    space = OpSubset()
+    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": {}}
+    winner = cost(space, space.cheapest("macs"))
+    result = {
+        "run": "tiny", "folder": "logs/tiny", "stages": {}, "seconds": {}, "generate": nothing, "retrain": nothing,
+        "best": {"key": "k", "accuracy": 0.5}, "tau": {"tau": 0.5}, "winner": winner,
+        "test": {"winner": {"mean": 0.25}},
+    }  # fmt: skip
+    text = standing(result)
+    assert f"winner {winner['architecture']}, " in text
+    assert "best validation accuracy 50.00% (k)" in text
+    assert "predictor: Kendall tau 0.500" in text
+    assert "winner: test accuracy 25.00%" in text

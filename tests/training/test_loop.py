@@ -1,0 +1,153 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from supernet import OpSubset
+from supernet.network import build_network
+from supernet.op_subset import LayerSettings
+from training import DataSettings, DivergedError, Recipe, load_split, measure, prepare, train
+
+SPACE = OpSubset(
+    layers=(LayerSettings(channels=16), LayerSettings(channels=24, stride=2)),
+    stem_channels=12,
+    head_channels=64,
+    input_size=8,
+    input_channels=1,
+    classes=10,
+)
+RECIPE = Recipe(epochs=2, batch_size=32, crop_padding=1, flip=False)
+
+
+@pytest.fixture(scope="module")
+def digits(cache):
+    return prepare(DataSettings(train_images=400, validation_images=100), 8)
+
+
+def network(seed=0, text="110000 010010"):
+    return build_network(SPACE.graph(SPACE.parse(text)), seed)
+
+
+def trained(digits, recipe=RECIPE, seed=0, key="a", **options):
+    splits = load_split(digits, "train"), load_split(digits, "validation")
+    model = network(seed)
+    return model, train(model, *splits, digits.normalisation, recipe, seed, key, **options)
+
+
+def test_a_small_network_learns_digits(digits):
+    recipe = RECIPE.model_copy(update={"epochs": 6})
+    model, result = trained(digits, recipe)
+    assert result.accuracy > 0.6  # chance is 0.1
+    assert 0 < result.loss < math.log(10)
+    assert result.epochs == 6
+    assert result.curves.train_loss[-1] < result.curves.train_loss[0]
+    assert result.curves.train_accuracy[-1] > result.curves.train_accuracy[0]
+    again = measure(model, load_split(digits, "validation"), digits.normalisation, recipe)
+    assert again == (result.accuracy, result.loss)
+    assert result.seconds > 0
+    assert result.images_per_second == pytest.approx(6 * 12 * 32 / result.seconds)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_bit(digits):
+    first, first_result = trained(digits)
+    torch.manual_seed(123)  # global randomness has no part in it
+    second, second_result = trained(digits)
+    assert all(torch.equal(first.state_dict()[name], tensor) for name, tensor in second.state_dict().items())
+    assert first_result.curves == second_result.curves
+    for other in (trained(digits, seed=1)[1], trained(digits, key="b")[1]):
+        assert other.curves != first_result.curves
+
+
+def test_validation_is_looked_at_as_often_as_asked(digits):
+    recipe = RECIPE.model_copy(update={"epochs": 5, "validate_every": 2})
+    _, result = trained(digits, recipe)
+    assert result.curves.validation_epochs == [2, 4, 5]
+    assert len(result.curves.validation_accuracy) == len(result.curves.validation_loss) == 3
+    assert len(result.curves.train_loss) == len(result.curves.train_accuracy) == 5
+    assert (result.accuracy, result.loss) == (result.curves.validation_accuracy[-1], result.curves.validation_loss[-1])
+
+
+def test_looking_at_validation_changes_no_weight_and_may_be_left_out(digits):
+    watched, first = trained(digits)
+    alone, second = trained(digits, watch=False)
+    assert all(torch.equal(watched.state_dict()[name], tensor) for name, tensor in alone.state_dict().items())
+    assert (second.accuracy, second.loss) == (first.accuracy, first.loss)
+    assert second.curves.validation_epochs == second.curves.validation_loss == []
+
+
+def test_every_step_is_told(digits):
+    steps = []
+    trained(digits, progress=lambda step, total: steps.append((step, total)))
+    assert steps == [(step, 24) for step in range(1, 25)]
+
+
+def test_a_batch_larger_than_the_split_is_the_whole_split(digits):
+    steps = []
+    recipe = RECIPE.model_copy(update={"batch_size": 4096})
+    trained(digits, recipe, progress=lambda step, total: steps.append((step, total)))
+    assert steps == [(1, 2), (2, 2)]
+
+
+def test_an_infinite_loss_ends_the_training(digits):
+    recipe = RECIPE.model_copy(update={"epochs": 30, "learning_rate": 100.0, "momentum": 0.99, "weight_decay": 0.9})
+    steps = []
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+"):
+        trained(digits, recipe, progress=lambda step, total: steps.append(step))
+    assert steps[-1] < 360
+
+
+def test_a_loss_that_is_not_finite_is_noticed_within_20_steps(digits):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls = nn.Linear(64, 10), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.linear(x.flatten(1)) * (math.nan if self.calls > 5 else 1)
+
+    steps = []
+    splits = load_split(digits, "train"), load_split(digits, "validation")
+    recipe = RECIPE.model_copy(update={"batch_size": 4})
+    with pytest.raises(DivergedError, match="the loss is nan at step 20"):
+        train(Broken(), *splits, digits.normalisation, recipe, 0, "a", lambda step, total: steps.append(step))
+    assert len(steps) < 20
+
+
+def test_weight_decay_leaves_norms_and_biases_alone(digits):
+    recipe = RECIPE.model_copy(update={"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.5})
+    from training.loop import _optimizer
+
+    model = network()
+    decayed, plain = _optimizer(model, recipe).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    kernels = {names[id(parameter)] for parameter in decayed["params"]}
+    assert kernels | {names[id(parameter)] for parameter in plain["params"]} == set(names.values())
+    modules = dict(model.named_modules())
+    for name in names.values():
+        module, _, kind = name.rpartition(".")
+        assert (name in kernels) == (kind == "weight" and not isinstance(modules[module], nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize(
+    "change", [{"gradient_clip": 0.5}, {"precision": "bfloat16"}, {"schedule": "step"}, {"momentum": 0.0}]
+)
+def test_the_other_settings_train_too_and_give_another_result(change, digits):
+    recipe = RECIPE.model_copy(update={"epochs": 1, **change})
+    _, result = trained(digits, recipe)
+    _, usual = trained(digits, RECIPE.model_copy(update={"epochs": 1}))
+    assert math.isfinite(result.loss)
+    assert result.curves.train_loss != usual.curves.train_loss
+
+
+def test_a_result_is_plain_json(digits):
+    import json
+
+    _, result = trained(digits)
+    content = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert content["accuracy"] == result.accuracy
+    assert content["curves"]["train_loss"] == result.curves.train_loss
+    assert content["peak_memory"] > 2**20
+    assert 0 <= content["accuracy"] <= 1

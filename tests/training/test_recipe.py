@@ -1,0 +1,87 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from training import Recipe
+from training.recipe import learning_rate
+
+recipes = st.builds(
+    Recipe,
+    epochs=st.integers(1, 30),
+    learning_rate=st.floats(1e-4, 10),
+    schedule=st.sampled_from(("one_cycle", "cosine", "step")),
+    warmup=st.floats(0, 0.99),
+    step_epochs=st.integers(1, 20),
+    step_factor=st.floats(0.01, 1),
+)
+
+
+def rates(recipe, steps_per_epoch):
+    return [learning_rate(recipe, step, steps_per_epoch) for step in range(recipe.epochs * steps_per_epoch)]
+
+
+@given(recipes, st.integers(1, 20))
+def test_rates_are_positive_and_never_above_the_highest(recipe, steps):
+    found = rates(recipe, steps)
+    assert min(found) > 0
+    assert max(found) <= recipe.learning_rate * (1 + 1e-12)
+
+
+@given(recipes, st.integers(1, 20))
+def test_rates_rise_once_and_fall_once(recipe, steps):
+    found = rates(recipe, steps)
+    top = found.index(max(found))
+    assert found[: top + 1] == sorted(found[: top + 1])
+    assert found[top:] == sorted(found[top:], reverse=True)
+    if recipe.schedule != "step":
+        assert top <= recipe.warmup * len(found) + 1
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_a_cycle_ends_low(schedule):
+    recipe = Recipe(epochs=10, schedule=schedule, warmup=0.2, learning_rate=0.4)
+    found = rates(recipe, 10)
+    assert found[20] == pytest.approx(0.4)
+    assert found[0] == pytest.approx(0.4 / 21)
+    assert found[60] == pytest.approx(0.2)  # half way down, by a line and by a cosine
+    assert found[99] < 0.4 / 79
+    assert rates(recipe.model_copy(update={"warmup": 0.0}), 10)[0] == pytest.approx(0.4)
+
+
+def test_the_cosine_is_a_cosine():
+    recipe = Recipe(epochs=1, schedule="cosine", warmup=0, learning_rate=1)
+    assert rates(recipe, 4) == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
+
+
+def test_steps_fall_by_their_factor():
+    """The published training: 60 epochs, times .1 every 25."""
+    recipe = Recipe(schedule="step")
+    found = rates(recipe, 3)
+    assert [found.count(rate) for rate in sorted(set(found), reverse=True)] == [75, 75, 30]
+    assert (found[0], found[75], found[150]) == pytest.approx((0.1, 0.01, 0.001))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"epochs": 2.5},
+        {"batch_size": 1},
+        {"learning_rate": 0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
+        {"momentum": 1},
+        {"weight_decay": -1e-4},
+        {"schedule": "linear"},
+        {"warmup": 1},
+        {"label_smoothing": 1},
+        {"crop_padding": -1},
+        {"gradient_clip": 0},
+        {"precision": "float16"},
+        {"epoch": 3},
+    ],
+)
+def test_settings_are_checked(wrong):
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(wrong)
