@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import statistics
 import sys
 from pathlib import Path
 
 import torch
 
 from predictor import Evaluation, evaluate, evaluate_split
+from predictor.evaluate import mean_interval
 from supernet import InputError, LabelRow, LabelTable, OpSubset
 
 TRAIN = 250
@@ -69,10 +71,15 @@ def main() -> int:
         trials = QUICK_TRIALS if given.quick else given.trials
         random = evaluate(table, "accuracy", TRAIN, trials, given.seed)
         show("random splits", random)
+        pairs = zip(random.models["graph"].taus, random.models["ridge"].taus, strict=True)
+        gaps = [graph - ridge for graph, ridge in pairs]
+        low, high = mean_interval(gaps)
+        gap = {"mean": statistics.mean(gaps), "ci95": [low, high], "won": sum(gap > 0 for gap in gaps)}
+        print(f"  graph - ridge on the same splits: {gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}], won {gap['won']}")
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(json.dumps({"fixed_split": fixed.to_json(), "random_splits": random.to_json()}))
+    print(json.dumps({"fixed_split": fixed.to_json(), "random_splits": random.to_json(), "graph_minus_ridge": gap}))
     return 0
 
 

@@ -127,8 +127,10 @@ def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path
 
 
 def find_run(name: str, logs: str | Path = "logs") -> Path:
-    """The folder of an existing run. Raises InputError naming the runs that there are."""
+    """The folder of an existing run, by its name, its folder or its recipe. Raises InputError naming the runs."""
     path = Path(name)
+    if path.suffix in (".yml", ".yaml"):
+        name = load_run(path, logs=logs).name
     if len(path.parts) > 1 and _is_file(path / "store.db"):
         return path
     folder = Path(logs) / check_name(name)

@@ -61,7 +61,7 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     with run_lock(run.folder):
         store = open_store(run.store)
         try:
-            claim(store, run, "generate", label_settings(settings))
+            claim(store, run, info, "generate", label_settings(settings))
             begin(run, info, store, "generate")
             jobs = add_jobs(store, settings.space, "generate", planned)
             task = Task(settings.space, info, settings.generate.recipe)
@@ -91,7 +91,11 @@ def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
             saved = saved_settings(store, "generate")
             if saved is not None:
                 run = resolve_space(run)
-                wanted = {**label_settings(run.settings), "limits": saved["limits"]}  # one fit answers many limits
+                wanted = {
+                    **saved,
+                    **label_settings(run.settings),
+                    "limits": saved["limits"],
+                }  # one fit answers many limits
                 compare(run, "generate", saved, wanted)
             table = label_table(store, run.settings.space)
         finally:

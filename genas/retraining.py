@@ -50,7 +50,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         winner = Architecture(space.name, tuple(winner_file["choices"]))
         store = open_store(run.store)
         try:
-            claim(store, run, "retrain", retrain_settings(settings, recipe))
+            claim(store, run, info, "retrain", retrain_settings(settings, recipe))
             begin(run, info, store, "retrain")
             # The limits that the winner was searched under, which may be others than the sample's.
             roles = _controls(space, winner, store.results("generate"), winner_file["limits"], settings.seed)

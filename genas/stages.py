@@ -56,7 +56,7 @@ def resolve_space(run: Run) -> Run:
 
 
 def label_settings(settings: RunSettings) -> dict[str, Any]:
-    """Everything that decides a label of ``generate``: labels of one run must agree in it."""
+    """The settings that decide a label of ``generate``: labels of one run must agree in them."""
     data = settings.data.model_dump(mode="json", exclude={"download", "root", "memory_megabytes"})
     return {
         "seed": settings.seed,
@@ -82,8 +82,10 @@ def saved_settings(store: Store, stage: str) -> dict[str, Any] | None:
     return None if not events else dict(json.loads(events[0][1]))
 
 
-def claim(store: Store, run: Run, stage: str, wanted: Mapping[str, Any]) -> None:
+def claim(store: Store, run: Run, info: DataInfo, stage: str, settings: Mapping[str, Any]) -> None:
     """Bind a stage's results to their settings. Raises InputError naming each key that differs."""
+    # The number of images too: labels of other pictures under the same path cannot be compared.
+    wanted = {**settings, "images": {**info.sizes, "classes": len(info.classes)}}
     saved = saved_settings(store, stage)
     if saved is None:
         store.event(f"settings:{stage}", json.dumps(wanted))

@@ -35,6 +35,7 @@ class ModelEvaluation:
             interval tells of the split, not of another table.
         fit_seconds: median seconds of a fit.
         scored_per_second: architectures scored in a second from their graphs, encoding included.
+        taus: of the single trials, in order; models share the splits, so they may be paired.
     """
 
     tau: float
@@ -42,6 +43,7 @@ class ModelEvaluation:
     tau_ci95: tuple[float, float]
     fit_seconds: float
     scored_per_second: float
+    taus: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,11 @@ class Evaluation:
     seed: int
 
     def to_json(self) -> dict[str, object]:
-        """Plain dictionaries, lists and numbers; no NaN."""
+        """Plain dictionaries, lists and numbers, single trials left out; no NaN."""
         result = asdict(self)
         for model in result["models"].values():
             model["tau_ci95"] = list(model["tau_ci95"])
+            del model["taus"]
         return result
 
 
@@ -180,15 +183,18 @@ def _evaluate(
                 progress(done, len(names) * len(splits))
         spread, interval = 0.0, (taus[0], taus[0])
         if len(taus) > 1:
-            spread, interval = float(np.std(taus, ddof=1)), _mean_interval(taus)
+            spread, interval = float(np.std(taus, ddof=1)), mean_interval(taus)
         else:
             interval = tau_interval(predicted, held_out.metric(metric), seed)
         speed = _scored_per_second(predictor, held_out)
-        result[name] = ModelEvaluation(float(np.mean(taus)), spread, interval, float(np.median(seconds)), speed)
+        result[name] = ModelEvaluation(
+            float(np.mean(taus)), spread, interval, float(np.median(seconds)), speed, tuple(taus)
+        )
     return Evaluation(result, metric, len(splits[0][0]), len(splits[0][1]), len(splits), seed)
 
 
-def _mean_interval(taus: Sequence[float]) -> tuple[float, float]:
+def mean_interval(taus: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean (Student's t)."""
     mean, error = float(np.mean(taus)), float(np.std(taus, ddof=1)) / math.sqrt(len(taus))
     half = float(stats.t.ppf(0.975, len(taus) - 1)) * error
     return mean - half, mean + half

@@ -163,7 +163,7 @@ class GraphPredictor:
         return scores.double().numpy()
 
     def save(self, folder: Path) -> None:
-        """Write predictor.safetensors and predictor.json. Raises InputError when that is impossible."""
+        """Write predictor.safetensors and predictor.json. Raises UnavailableError where that is impossible."""
         content = {
             "metric": self.metric,
             "settings": self.settings.model_dump(),
