@@ -35,6 +35,7 @@ class LabelNoise(_Content):
 
     architectures: int
     tau: float
+    ceiling: float
     standard_deviation: float
 
 

@@ -133,8 +133,8 @@ def noise(value: LabelNoise | None, fraction: bool) -> str:
     )  # fmt: skip
     return (
         f"{count(value.architectures, 'architecture')} trained twice: one training has a standard deviation of "
-        f"{spread}, and the two orders agree with tau {tau(value.tau)}; no predictor judged on single trainings can "
-        f"do much better"
+        f"{spread}, and the two orders agree with tau {tau(value.tau)}; a perfect predictor, judged on single "
+        f"trainings, would reach about {tau(value.ceiling)}"
     )
 
 

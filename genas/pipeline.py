@@ -5,6 +5,7 @@ These are the public functions; the command line calls them and adds nothing but
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -213,15 +214,21 @@ def _table_digest(table: LabelTable, metric: str) -> str:
 
 
 def _label_noise(table: LabelTable, metric: str) -> dict[str, float] | None:
-    """How far two trainings of one architecture agree: no predictor of one training can be much better."""
+    """How far two trainings of one architecture agree, and what a perfect predictor would reach on one of them.
+
+    If the labels are Gaussian, tau gives their correlation r = sin(pi tau / 2) (Greiner 1909); what is free of
+    noise correlates with one noisy label by the square root of r (Spearman 1904).
+    """
     twice = [row for row in table.rows if f"{metric}_seed1" in row.metrics]
     if len(twice) < 3:
         return None
     first = np.array([row.metrics[f"{metric}_seed0"] for row in twice])
     second = np.array([row.metrics[f"{metric}_seed1"] for row in twice])
+    tau = kendall_tau(first, second)
     return {
         "architectures": len(twice),
-        "tau": kendall_tau(first, second),
+        "tau": tau,
+        "ceiling": 2 / math.pi * math.asin(math.sqrt(math.sin(math.pi * max(tau, 0.0) / 2))),
         "standard_deviation": float(np.sqrt(np.mean((first - second) ** 2) / 2)),
     }
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from scipy import stats
 
 from data_gen import Result, Task, open_store, run_lock
@@ -169,7 +170,7 @@ def write_model(folder: Path, space: AnySpace, architecture: Architecture, info:
         The largest difference of the class scores on a batch of random images.
 
     Raises:
-        InputError: the two do not agree; the files stay, to be looked at.
+        InputError: the two do not agree, and the files stay, to be looked at; or the weights are damaged.
         UnavailableError: the folder cannot be written.
     """
     graph = space.graph(architecture)
@@ -181,9 +182,14 @@ def write_model(folder: Path, space: AnySpace, architecture: Architecture, info:
     title = f"{architecture.key}: a network found for {info.source}."
     write_text(folder / "model.py", network_source(graph, title, constants))
     target = folder / "weights.safetensors"
-    write_bytes(target, weights.read_bytes())
+    try:
+        data = weights.read_bytes()
+        state = load(data)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{weights}: trained weights that are gone or damaged ({error})") from error
+    write_bytes(target, data)
     ours = build_network(graph)
-    ours.load_state_dict(load_file(weights))
+    ours.load_state_dict(state)
     ours.eval()
     exported = runpy.run_path(str(folder / "model.py"))["load"](target)  # an import would leave a __pycache__
     images = torch.randn(4, space.input_channels, space.input_size, space.input_size,

@@ -36,7 +36,8 @@ def fitted(result: dict[str, Any]) -> str:
     if noise is not None:
         lines.append(
             f"  two trainings of the same architecture agree with tau {noise['tau']:.3f} "
-            f"({noise['architectures']} trained twice; one label varies by {noise['standard_deviation']:.2%})"
+            f"({noise['architectures']} trained twice; one label varies by {noise['standard_deviation']:.2%}),\n"
+            f"  so a perfect predictor would reach about {noise['ceiling']:.2f} against single trainings"
         )
     return "\n".join(lines)
 

@@ -116,7 +116,7 @@ class FakeRun:
             "test_size": 6,
             "seed": 0,
             "models": {name: {"tau": tau, "tau_ci95": [low, high]} for name, (tau, low, high) in models.items()},
-            "label_noise": {"architectures": 4, "tau": 0.67, "standard_deviation": 0.012},
+            "label_noise": {"architectures": 4, "tau": 0.67, "ceiling": 0.76, "standard_deviation": 0.012},
             "held_out": [
                 {"id": one.key, "measured": self.accuracy[one.key][0], "predicted": 0.88 + 0.01 * number}
                 for number, one in enumerate(held)

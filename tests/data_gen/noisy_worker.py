@@ -1,8 +1,9 @@
-"""The real worker, with a training that writes to standard output by every way there is."""
+"""The real worker, with a training that writes to standard output by every way there is, or one that hangs."""
 
 import os
 import subprocess
 import sys
+import time
 
 import training
 from data_gen import worker
@@ -19,6 +20,11 @@ def noisy(*arguments, **options):
     return _train(*arguments, **options)
 
 
+def hanging(*arguments, **options):
+    while True:
+        time.sleep(60)
+
+
 if __name__ == "__main__":
-    training.train = noisy
+    training.train = hanging if "hang" in sys.argv else noisy
     worker.main()

@@ -57,7 +57,7 @@ class Run:
 
     def __init__(self, folder, plan):
         self.path, self.notes = folder / "store.db", folder / "notes"
-        self.folder = folder
+        self.folder, self.lives = folder, []
         self.notes.mkdir()
         data = DataInfo(folder / "data", "fake", ("a", "b", "c"), {}, 8, 3, Normalisation((0.0,), (1.0,)), 512)
         command = (sys.executable, "-I", "-S", str(FAKE), str(self.notes))
@@ -81,8 +81,9 @@ class Run:
 
     def life(self, **options):
         """A driver process of its own."""
-        process = multiprocessing.get_context("fork").Process(target=self.drive, kwargs=options, daemon=False)
+        process = multiprocessing.get_context("fork").Process(target=self.drive, kwargs=options)
         process.start()
+        self.lives.append(process)
         return process
 
     def committed(self):
@@ -113,7 +114,16 @@ class Run:
 
 @pytest.fixture
 def make_run(tmp_path):
-    return lambda count=12, seed=0: Run(tmp_path, [(one, seed, "sample") for one in architectures(count)])
+    runs = []
+
+    def make(count=12, seed=0):
+        runs.append(Run(tmp_path, [(one, seed, "sample") for one in architectures(count)]))
+        return runs[-1]
+
+    yield make
+    for process in (process for run in runs for process in run.lives):
+        process.kill()  # only where a test failed does one still run
+        process.join()
 
 
 def test_every_job_is_trained_once(make_run):
@@ -305,7 +315,7 @@ def test_an_interrupt_leaves_the_store_consistent_and_no_worker(make_run):
 def test_two_drivers_on_one_folder(make_run):
     run = make_run(2, SEEDS["hang"])
     first = run.life()
-    wait_for(lambda: run.pids(running=True))
+    wait_for(lambda: len(run.pids(running=True)) == 2)
     owner = f"in use by process {first.pid} on {socket.gethostname()}; wait for it or stop it"
     for _ in range(3):
         with pytest.raises(InputError, match=owner):

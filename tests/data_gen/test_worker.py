@@ -1,6 +1,7 @@
 import io
 import json
 import multiprocessing
+import sqlite3
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -53,7 +54,7 @@ def planned(store, recipe=RECIPE, seed=0):
 
 
 def test_the_real_worker_from_end_to_end(untested, tmp_path):
-    """Labels are those of a training in this process, noise on standard output is no answer, the test split stays shut."""
+    """Labels are those of a training here, noise is no answer, and the test split stays shut."""
     task = Task(SPACE, untested, RECIPE, weights=tmp_path / "weights", command=NOISY)
     with closing(open_store(tmp_path / "store.db")) as store:
         jobs = planned(store)
@@ -80,27 +81,29 @@ def test_the_real_worker_from_end_to_end(untested, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_the_real_worker_ends_with_its_driver(untested, tmp_path):
+def test_the_real_worker_ends_with_its_driver_whatever_it_is_doing(untested, tmp_path):
     path = tmp_path / "store.db"
-    task = Task(SPACE, untested, RECIPE.model_copy(update={"epochs": 10_000}))
+    task = Task(SPACE, untested, RECIPE, command=(*NOISY, "hang"))
+
+    with closing(open_store(path)) as store:
+        jobs = planned(store)[:1]
 
     def drive():
         with closing(open_store(path)) as store:
-            run_jobs(store, planned(store)[:1], task, WorkerSettings(device="cpu", cpu_workers=1))
+            run_jobs(store, jobs, task, WorkerSettings(device="cpu", cpu_workers=1))
+
+    def worker_pid():
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute("SELECT pid FROM attempts").fetchone()
 
     driver = multiprocessing.get_context("fork").Process(target=drive)
     driver.start()
-
-    def worker_pid():
-        if not path.exists():
-            return None
-        with closing(open_store(path)) as store:
-            return store._connection.execute("SELECT pid FROM attempts").fetchone()
-
-    (pid,) = wait_for(worker_pid)
-    assert alive(pid)
-    driver.kill()
-    driver.join()
+    try:
+        (pid,) = wait_for(worker_pid)
+        assert alive(pid)
+    finally:
+        driver.kill()
+        driver.join()
     wait_for(lambda: not alive(pid))
 
 

@@ -159,20 +159,11 @@ class TestOnceMore:
     def test_a_result_that_is_gone_is_made_again(self, copy, finished):
         shutil.rmtree(copy.folder / "predictor")
         (copy.folder / "winner" / "architecture.json").unlink()
-        again = fit(copy)
-        assert {**again, "seconds": 0} == {**finished.results["fit"], "seconds": 0}
-        assert search(copy) == finished.results["search"]
+        again, first = fit(copy), finished.results["fit"]
+        assert {**again, "seconds": 0} == {**first, "seconds": 0}
+        found, first = search(copy), finished.results["search"]
+        assert (found["evolution"], found["random"]) == (first["evolution"], first["random"])
         assert (copy.folder / "winner" / "architecture.json").is_file()
-
-    def test_other_fit_settings_fit_again(self, copy, finished):
-        other = load_run("tiny", ["fit.predictor.epochs=6"], copy.folder.parent)
-        assert fit(other)["made_from"] != finished.results["fit"]["made_from"]
-
-    def test_the_seed_decides_the_search(self, copy, finished):
-        (copy.folder / "winner" / "search.json").unlink()
-        again = search(copy)
-        assert again["evolution"] == finished.results["search"]["evolution"]
-        assert again["random"] == finished.results["search"]["random"]
 
     def test_other_limits_for_the_search_alone(self, copy, finished):
         before = committed(copy)
@@ -284,9 +275,17 @@ class TestFittingATable:
         """Fit and search need nothing but a table and a recipe that says what the space is."""
         out = tmp_path / "labels.jsonl"
         export_table(finished.run.folder, out)
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        for line, (first, second) in zip(lines, [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)], strict=False):
+            line["metrics"] |= {"accuracy_seed0": first, "accuracy_seed1": second}
+        out.write_text("".join(json.dumps(line) + "\n" for line in lines))
         run = load_run(recipe, ["name=from_table"], tmp_path / "logs")
         result = fit(run, read_table(out))
         assert result["models"] == finished.results["fit"]["models"]
+        noise = result["label_noise"]
+        assert (noise["architectures"], noise["tau"]) == (3, pytest.approx(1))
+        assert noise["ceiling"] == pytest.approx(1)
+        assert noise["standard_deviation"] == pytest.approx(0.1 / np.sqrt(2))  # of one label, not of a difference
         assert search(run)["evolution"] == finished.results["search"]["evolution"]
         assert not run.store.exists()
 
@@ -303,18 +302,6 @@ class TestFittingATable:
         with pytest.raises(InputError, match="Did you mean 'accuracy'"):
             fit(other, table)
         assert not run.folder.exists()
-
-    def test_label_noise_of_architectures_that_were_trained_twice(self, finished, recipe, tmp_path):
-        out = tmp_path / "labels.jsonl"
-        export_table(finished.run.folder, out)
-        lines = [json.loads(line) for line in out.read_text().splitlines()]
-        for line, (first, second) in zip(lines, [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)], strict=False):
-            line["metrics"] |= {"accuracy_seed0": first, "accuracy_seed1": second}
-        out.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        noise = fit(load_run(recipe, logs=tmp_path / "logs"), read_table(out))["label_noise"]
-        assert noise["architectures"] == 3
-        assert noise["tau"] == pytest.approx(1)
-        assert noise["standard_deviation"] == pytest.approx(0.1 / np.sqrt(2))  # of one label, not of a difference
 
 
 class TestFiles:

@@ -55,7 +55,7 @@ def test_fitted():
     model = {"tau": 0.7, "tau_ci95": [0.61, 0.79]}
     result = {"test_size": 50, "train_size": 250, "seconds": 4, "models": {"graph": model}, "label_noise": None}
     assert fitted(result).splitlines()[1] == "  graph   0.700  [0.610, 0.790]"
-    noise = {"architectures": 30, "tau": 0.9, "standard_deviation": 0.01}
+    noise = {"architectures": 30, "tau": 0.9, "ceiling": 0.93, "standard_deviation": 0.01}
     assert "tau 0.900 (30 trained twice; one label varies by 1.00%)" in fitted({**result, "label_noise": noise})
 
 
