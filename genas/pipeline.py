@@ -39,6 +39,9 @@ from supernet.files import write_json
 from supernet.graph import graph_to_json
 from supernet.spaces import AnySpace, make_space
 
+_FORMAT = 1
+"""Of evaluation.json and search.json; another number makes fit and search run again."""
+
 FEWEST_LABELS = 10
 """Below this many labelled architectures no predictor is fitted."""
 
@@ -102,7 +105,9 @@ def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
         finally:
             store.close()
     folder, settings = run.folder / "predictor", run.settings.fit
-    made_from = digest(_table_digest(table, settings.metric), settings.model_dump(mode="json"), run.settings.seed)
+    made_from = digest(
+        _FORMAT, _table_digest(table, settings.metric), settings.model_dump(mode="json"), run.settings.seed
+    )
     known = read_json(folder / "evaluation.json")
     if known is not None and known["made_from"] == made_from and (folder / "predictor.safetensors").is_file():
         return known
@@ -166,7 +171,7 @@ def search(run: Run) -> dict[str, Any]:
     if evaluation is None:
         raise InputError(f"search: run {run.name!r} has no predictor; run `genas fit {run.name}` first")
     described = (settings.search.model_dump(), settings.limits, settings.seed, space.model_dump(mode="json"))
-    made_from = digest(evaluation["made_from"], *described)
+    made_from = digest(_FORMAT, evaluation["made_from"], *described)
     known, winner_file = read_json(run.folder / "winner" / "search.json"), run.folder / "winner" / "architecture.json"
     if known is not None and known["made_from"] == made_from and winner_file.is_file():
         return known

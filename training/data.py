@@ -10,6 +10,7 @@ The test split is a file of its own, and only the retraining of the winner opens
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import shutil
@@ -400,12 +401,12 @@ def _open_folder(path: Path) -> _Source:
                 split_folders[split] = path / name
     if "train" not in split_folders:
         split_folders = {"train": path}
-    classes = tuple(sorted(entry.name for entry in split_folders["train"].iterdir() if entry.is_dir()))
+    classes = tuple(sorted(_class_folders(split_folders["train"])))
     if len(classes) < 2:
         raise InputError(f"{split_folders['train']}: {len(classes)} class folders; expected at least 2")
     parts = {}
     for split, folder in split_folders.items():
-        unknown = {entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes)
+        unknown = _class_folders(folder) - set(classes)
         if unknown:
             raise InputError(f"{folder}: class {min(unknown)!r} is not among the training classes")
         files: list[Path] = []
@@ -418,6 +419,11 @@ def _open_folder(path: Path) -> _Source:
             labels += [label] * len(found)
         parts[split] = _Part(np.array(labels, dtype=np.int64), _file_reader(files))
     return _Source(classes, parts)
+
+
+def _class_folders(folder: Path) -> set[str]:
+    """Names of its folders; hidden ones, such as those of notebooks and desktops, are no classes."""
+    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
 
 
 def _file_reader(files: list[Path]) -> Callable[[Sequence[int]], list[NDArray[np.uint8]]]:
@@ -471,7 +477,7 @@ def _open_torchvision(settings: DataSettings) -> _Source:
         try:
             root.mkdir(parents=True, exist_ok=True)
             data = getattr(datasets, class_name)(str(root), download=settings.download, **options)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, RuntimeError) as error:
             raise UnavailableError(
                 f"data source {settings.source!r}: not under {root} and could not be downloaded ({error}); "
                 f"connect to the network, or use npz:PATH or folder:PATH"

@@ -150,7 +150,7 @@ class TestAnswers:
         answer = genas("fit", table, "--set", "name=other", "--set", "fit.predictor.epochs=5")
         assert answer.code == 0
         assert "genas search CONFIG --set name=other" in answer.out
-        assert os.listdir("logs") == ["other"]
+        assert [path.name for path in Path("logs").iterdir()] == ["other"]
 
 
 class TestDryRun:
@@ -162,7 +162,7 @@ class TestDryRun:
         assert f"retrain:  {3 * settings.retrain.seeds} trainings, about" in answer.out
         assert "classes: 10  # set" in answer.out
         assert "nothing was trained or written" in answer.out
-        assert os.listdir() == []
+        assert not list(Path().iterdir())
 
     def test_for_machines(self, genas, recipe):
         answer = genas("generate", recipe, "--dry-run", "--json", "--set", "generate.architectures=20")
@@ -170,7 +170,7 @@ class TestDryRun:
         assert result["trainings"] == result["settings"]["generate"]["architectures"] == 20
         assert result["settings"]["space"]["classes"] == result["classes"] == 10
         assert result["seconds_each"] > 0
-        assert os.listdir() == []
+        assert not list(Path().iterdir())
 
 
 WRONG = {
@@ -239,7 +239,7 @@ class TestExitCodes:
         assert message in answer.err
         assert "Traceback" not in answer.err
         assert answer.out == ""
-        assert os.listdir() == []
+        assert not list(Path().iterdir())
 
     def test_another_label_setting_is_2_and_nothing_is_lost(self, genas, finished, tmp_path):
         logs = run_copy(finished, tmp_path)
@@ -272,7 +272,7 @@ class TestExitCodes:
         assert "Traceback" not in answer.err
         answer = genas("generate", recipe, *source, "--set", "data.download=false")
         assert answer.code == 3
-        assert os.listdir() == []
+        assert not list(Path().iterdir())
 
     def test_no_gpu_is_3(self, genas, recipe, monkeypatch):
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)

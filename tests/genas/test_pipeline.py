@@ -296,7 +296,7 @@ class TestFittingATable:
         run = load_run(recipe, logs=tmp_path / "logs")
         with pytest.raises(InputError, match="9 labelled architectures; expected at least 10"):
             fit(run, table.subset(np.arange(9)))
-        with pytest.raises(InputError, match="no rows|0 labelled"):
+        with pytest.raises(InputError, match="0 labelled"):
             fit(run, LabelTable(()))
         other = load_run(recipe, ["fit.metric=acuracy"], tmp_path / "logs")
         with pytest.raises(InputError, match="Did you mean 'accuracy'"):

@@ -30,7 +30,8 @@ network = model.load(sys.argv[1] + "/weights.safetensors")
 with torch.inference_mode():
     scores = network(((images / 255 - mean) / deviation).permute(0, 3, 1, 2))
 ours = {"supernet", "training", "data_gen", "predictor", "evolution", "analysis", "genas", "safetensors"}
-print(json.dumps({"classes": scores.argmax(1).tolist(), "names": model.CLASSES, "ours": sorted(ours & set(sys.modules))}))
+imported = sorted(ours & set(sys.modules))
+print(json.dumps({"classes": scores.argmax(1).tolist(), "names": model.CLASSES, "ours": imported}))
 """
 
 
