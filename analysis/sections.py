@@ -266,7 +266,7 @@ def _accuracy(record: Record) -> Section:
     counts = "" if images is None else f" ({images.train:,} training and {images.validation:,} validation images)"
     caption = (
         f"{words.count(len(generated), 'generated architecture')}, {words.count(trainings, 'training')}; accuracy on "
-        f"the validation split{counts} after the last epoch, the mean where an architecture was trained more than once. "
+        f"the validation split{counts} after the last epoch, the mean where one was trained more than once. "
         f"Source: store.db{', winner/architecture.json' if star else ''}. {CONVENTION}"
     )
     text = []

@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import signal
+import sqlite3
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -241,8 +241,6 @@ def main() -> None:
     # Not KeyboardInterrupt: typer would swallow it, and the line to continue with would stay unsaid.
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    # torch_geometric still uses it; nobody who runs this can do anything about that.
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     try:
         app(standalone_mode=True)
     except (ValueError, RuntimeError) as error:
@@ -252,6 +250,9 @@ def main() -> None:
             raise
         print(f"genas: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 3)
+    except sqlite3.DatabaseError as error:
+        print(f"genas: the run's store.db cannot be read, it may be damaged ({error})", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -131,11 +131,11 @@ def find_run(name: str, logs: str | Path = "logs") -> Path:
     path = Path(name)
     if path.suffix in (".yml", ".yaml"):
         name = load_run(path, logs=logs).name
-    if len(path.parts) > 1 and _is_file(path / "store.db"):
+    if len(path.parts) > 1 and _is_run(path):
         return path
     folder = Path(logs) / check_name(name)
-    if not _is_file(folder / "store.db"):
-        runs = sorted(entry.parent.name for entry in Path(logs).glob("*/store.db"))
+    if not _is_run(folder):
+        runs = sorted(entry.name for entry in Path(logs).glob("*") if _is_run(entry))
         raise InputError(f"run {name!r}: nothing under {folder}; {nearest(name, runs) if runs else 'there is no run'}")
     return folder
 
@@ -179,6 +179,11 @@ def _document(source: str, logs: Path) -> tuple[Document, str]:
         f"{source!r:.80}: neither a recipe file, nor a run under {logs}, nor a bundled recipe; "
         f"{nearest(source, recipes)}"
     )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether anything was trained there, or at least a predictor fitted on a table."""
+    return _is_file(folder / "store.db") or _is_file(folder / "predictor" / "evaluation.json")
 
 
 def _is_file(path: Path) -> bool:

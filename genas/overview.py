@@ -117,7 +117,7 @@ def _training_seconds(graph: ArchGraph, split: Split, info: DataInfo, recipe: Re
     batch = min(recipe.batch_size, len(split))
     one = Split(split.images[:batch], split.labels[:batch]).to(torch.device(device))
     network = build_network(graph, 0)
-    quick = recipe.model_copy(update={"epochs": 2})
+    quick = recipe.model_copy(update={"epochs": 2, "learning_rate": 1e-6})
     train(network, one, one, info.normalisation, quick, 0, "estimate", watch=False)
     result = train(network, one, one, info.normalisation, quick, 0, "estimate", watch=False)
     step = result.seconds / 2.33

@@ -42,6 +42,9 @@ from supernet.spaces import AnySpace, make_space
 _FORMAT = 1
 """Of evaluation.json and search.json; another number makes fit and search run again."""
 
+_LOWER_IS_BETTER = ("loss", "seconds")
+"""Metrics of a run that a search must not maximise."""
+
 FEWEST_LABELS = 10
 """Below this many labelled architectures no predictor is fitted."""
 
@@ -176,6 +179,8 @@ def search(run: Run) -> dict[str, Any]:
     if known is not None and known["made_from"] == made_from and winner_file.is_file():
         return known
     predictor = GraphPredictor.load(run.folder / "predictor")
+    if predictor.metric in _LOWER_IS_BETTER:
+        raise InputError(f"search: fit.metric is {predictor.metric!r}, of which less is better; expected accuracy")
 
     def score(choices: Choices) -> NDArray[np.float64]:
         return predictor.predict([space.graph(architecture) for architecture in architectures(space, choices)])

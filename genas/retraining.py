@@ -18,7 +18,18 @@ from data_gen import Result, Task, open_store, run_lock
 from evolution import closest_in_macs
 from genas.config import Run
 from genas.files import read_json
-from genas.stages import ShowProgress, add_jobs, begin, claim, resolve, retrain_settings, train_jobs
+from genas.stages import (
+    ShowProgress,
+    add_jobs,
+    begin,
+    claim,
+    compare,
+    label_settings,
+    resolve,
+    retrain_settings,
+    saved_settings,
+    train_jobs,
+)
 from supernet import COST_NAMES, Architecture, InputError
 from supernet.export import network_source
 from supernet.files import write_bytes, write_json, write_text
@@ -51,6 +62,10 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         winner = Architecture(space.name, tuple(winner_file["choices"]))
         store = open_store(run.store)
         try:
+            saved = saved_settings(store, "generate")
+            if saved is not None:  # images that chose the winner must not come back as test images
+                kept = {key: saved[key] for key in ("data", "space")}
+                compare(run, "generate", kept, {key: label_settings(settings)[key] for key in kept})
             claim(store, run, info, "retrain", retrain_settings(settings, recipe))
             begin(run, info, store, "retrain")
             # The limits that the winner was searched under, which may be others than the sample's.

@@ -106,6 +106,9 @@ def compare(run: Run, stage: str, saved: Mapping[str, Any], wanted: Mapping[str,
 def begin(run: Run, info: DataInfo, store: Store, stage: str) -> None:
     """Note the start, and write down the configuration and what it runs on."""
     store.close_open_attempts()
+    saved = saved_settings(store, "generate")
+    if saved is not None:  # a search under other limits does not change what the labels were sampled under
+        run = Run(folder=run.folder, settings=run.settings.model_copy(update={"limits": saved["limits"]}))
     save_settings(run)
     images = {"source": info.source, "classes": list(info.classes), **info.sizes}
     write_json(run.folder / "meta.json", {**describe_machine(run.settings.seed), "images": images})

@@ -236,7 +236,10 @@ def _train(
     groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=steps * settings.epochs, pct_start=0.2
+        optimizer,
+        settings.learning_rate,
+        total_steps=max(steps * settings.epochs, 6),
+        pct_start=0.2,  # it divides by zero at 5
     )
     ensemble.train()
     for _ in range(settings.epochs):

@@ -111,7 +111,10 @@ def read_table(path: Path) -> LabelTable:
             rows = tuple(_rows(file, path))
     except OSError as error:
         raise InputError(f"{path}: cannot read the table ({error.strerror})") from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        # No UTF-8, or a path with a NUL character.
         raise InputError(f"{path}: not a text file; expected JSON lines, one architecture a line") from error
     if not rows:
         raise InputError(f"{path}: no rows; expected JSON lines, one architecture a line")

@@ -165,6 +165,12 @@ class TestOnceMore:
         assert (found["evolution"], found["random"]) == (first["evolution"], first["random"])
         assert (copy.folder / "winner" / "architecture.json").is_file()
 
+    def test_what_should_be_low_is_not_searched_for_its_highest(self, copy):
+        run = load_run(copy.name, ["fit.metric=loss"], copy.folder.parent)
+        fit(run)
+        with pytest.raises(InputError, match="'loss', of which less is better"):
+            search(run)
+
     def test_other_limits_for_the_search_alone(self, copy, finished):
         before = committed(copy)
         limit = finished.results["search"]["evolution"]["best"][0]["macs"] - 1

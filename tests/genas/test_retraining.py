@@ -143,6 +143,12 @@ def test_a_winner_of_another_space_is_refused(copy):
     assert load_run("tiny", logs=copy.folder.parent) == copy
 
 
+def test_another_split_is_refused_because_it_could_test_on_what_chose_the_winner(copy):
+    run = load_run(copy.name, ["data.split_seed=1"], copy.folder.parent)
+    with pytest.raises(InputError, match=r"data\.split_seed: 0 -> 1"):
+        retrain(run)
+
+
 def test_another_recipe_is_refused_by_key_and_both_values(copy):
     before = (copy.folder / "winner" / "retrain.json").read_text()
     other = load_run("tiny", ["retrain.recipe={epochs: 3}"], copy.folder.parent)

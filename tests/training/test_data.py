@@ -317,13 +317,9 @@ def test_split_folders_are_kept(validation, tmp_path):
 
 
 def test_hidden_folders_are_no_classes(tmp_path):
-    folder = tmp_path / "pictures"
-    for name in ("cat", "dog"):
-        (folder / name).mkdir(parents=True)
-        for number in range(12):
-            Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name / f"{number}.png")
-    (folder / ".ipynb_checkpoints").mkdir()
-    assert prepare(DataSettings(source=f"folder:{folder}"), 8).classes == ("cat", "dog")
+    source = fill(tmp_path / "images")
+    (tmp_path / "images" / ".ipynb_checkpoints").mkdir()
+    assert prepare(DataSettings(source=source), 6).classes == ("ant", "bee")
 
 
 def test_a_test_folder_alone_is_kept_and_validation_is_held_out(tmp_path):
