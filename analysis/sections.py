@@ -91,7 +91,7 @@ def summary(record: Record) -> list[tuple[str, str]]:
         role = retrain.roles["winner"]
         lines.append(("Winner", f"test accuracy {words.measured(role)}; {_costs_and_limit(record, role)}."))
         for name in ("best_generated", "random_same_macs"):
-            heading = f"Over {words.role(name, matched_cost(record))}"
+            heading = f"Over {words.role(name)}"
             if name in retrain.gains:
                 lines.append((heading, f"{words.gain(retrain.gains[name])}."))
             elif name in retrain.roles:
@@ -137,11 +137,6 @@ def sections(record: Record) -> list[Section]:
         _failures(record),
         _time(record),
     ]
-
-
-def matched_cost(record: Record) -> str:
-    """The cost that the random control shares with the winner: the first limited one."""
-    return next(iter(record.limits), "macs")
 
 
 def _generate_stage(record: Record) -> Stage:
@@ -358,13 +353,12 @@ def _retrain(record: Record) -> Section:
             "The winner has not been trained yet."
         )  # fmt: skip
         return Section(key, title, missing)
-    matched = matched_cost(record)
     rows, data = [], []
     for name, role in retrain.roles.items():
         spread = "" if role.standard_deviation is None else f" ± {words.points(role.standard_deviation, sign=False)}"
         rows.append(
             (
-                words.role(name, matched),
+                words.role(name),
                 role.architecture,
                 f"{role.macs / 1e6:,.3f}",
                 f"{role.params:,}",
@@ -380,7 +374,7 @@ def _retrain(record: Record) -> Section:
         ("role", "architecture", "MACs (million)", "parameters", "test accuracy of each seed (%)", "mean ± sd (%)"),
         rows, left=2,
     )  # fmt: skip
-    text = [f"Winner less {words.role(name, matched)}: {words.gain(gain)}." for name, gain in retrain.gains.items()]
+    text = [f"Winner less {words.role(name)}: {words.gain(gain)}." for name, gain in retrain.gains.items()]
     if record.generated and "best_generated" not in retrain.roles:
         text.append("The best generated architecture is the winner itself, so it is no control.")
     winner = retrain.roles.get("winner")

@@ -17,7 +17,7 @@ COSTS = {
     "activations": "activation elements",
 }
 
-ROLES = {"winner": "winner", "best_generated": "best generated", "random_same_macs": "random, same {cost}"}
+ROLES = {"winner": "winner", "best_generated": "best generated", "random_same_macs": "random, same MACs"}
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -138,9 +138,9 @@ def noise(value: LabelNoise | None, fraction: bool) -> str:
     )
 
 
-def role(name: str, matched: str) -> str:
-    """A role's name on screen; ``matched`` is the cost that the random control shares with the winner."""
-    return ROLES.get(name, name).format(cost=COSTS.get(matched, matched))
+def role(name: str) -> str:
+    """A role's name on screen."""
+    return ROLES.get(name, name)
 
 
 def standard_error(accuracy: float, images: int) -> str:

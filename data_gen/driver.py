@@ -85,11 +85,23 @@ def device_names(settings: WorkerSettings) -> list[str]:
 
     gpus = torch.cuda.device_count() if settings.device != "cpu" and torch.cuda.is_available() else 0
     if gpus:
-        return [f"cuda:{index}" for index in range(gpus) for _ in range(settings.per_gpu)]
+        return [f"cuda:{index}" for _ in range(settings.per_gpu) for index in range(gpus)]  # few jobs spread over all
     if settings.device == "cuda":
         raise UnavailableError("workers.device is 'cuda', but torch sees no GPU; use 'auto' or 'cpu'")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ["cpu"] * (settings.cpu_workers or cores)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process drives a run."""
+    try:
+        with (folder / "lock").open("r+", encoding="utf-8") as handle:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
@@ -266,6 +278,8 @@ class _Pool:
             self.best = accuracy if self.best is None else max(self.best, accuracy)
             worker.job = None
             self._next_job(worker)
+        elif answer["failure"] == "unavailable":  # the machine's fault: stop cleanly, the same line continues
+            raise UnavailableError(str(answer["message"]))
         else:
             self._lose(worker, str(answer["failure"]), str(answer["message"]))
 

@@ -163,6 +163,25 @@ class Store:
                 jobs.append(Job(number, stage, architecture, seed, role))
         return jobs
 
+    def forget(self, jobs: Sequence[Job]) -> None:
+        """Take back results whose weights are gone, so that they are trained again."""
+        with self._writing() as connection:
+            for job in jobs:
+                connection.execute("DELETE FROM results WHERE job = ?", (job.id,))
+                connection.execute(
+                    "UPDATE attempts SET outcome = 'interrupted' WHERE job = ? AND outcome = 'done'", (job.id,)
+                )
+
+    def forget_stage(self, stage: str) -> None:
+        """Take back the plan of a stage that has no result. A stage with results is an error of the caller."""
+        with self._writing() as connection:
+            of_stage = "(SELECT id FROM jobs WHERE stage = ?)"
+            if connection.execute(f"SELECT 1 FROM results WHERE job IN {of_stage}", (stage,)).fetchone():  # noqa: S608
+                raise ValueError(f"stage {stage} has results")
+            connection.execute(f"DELETE FROM attempts WHERE job IN {of_stage}", (stage,))  # noqa: S608
+            connection.execute("DELETE FROM jobs WHERE stage = ?", (stage,))
+            connection.execute("DELETE FROM events WHERE kind = ?", (f"settings:{stage}",))
+
     def close_open_attempts(self) -> int:
         """Mark attempts that a dead driver left behind; the lock says that nobody runs them. Returns how many."""
         with self._writing() as connection:

@@ -63,7 +63,7 @@ class _Context:
         self.info = open_prepared(Path(str(first["data"])), int(str(first["memory_megabytes"])))
         self.training = load_split(self.info, "train").to(self.device)
         if first["measure"] == "test":
-            # The last training of all uses every image that may be learnt from.
+            # The last trainings learn from what chose as well: nothing is left to choose.
             validation = load_split(self.info, "validation").to(self.device)
             self.training = type(self.training)(
                 torch.cat([self.training.images, validation.images]),
@@ -77,8 +77,12 @@ class _Context:
     def run(self, job: dict[str, object]) -> None:
         import torch
 
+        from supernet.settings import UnavailableError
+
         try:
             answer: dict[str, object] = {"result": self._train(job)}
+        except UnavailableError as error:  # a full disk is no fault of the architecture
+            answer = {"failure": "unavailable", "message": str(error)}
         except (MemoryError, torch.OutOfMemoryError) as error:
             answer = {"failure": "oom", "message": str(error) or type(error).__name__}
         except Exception as error:  # noqa: BLE001 - the one boundary: a failing architecture is a row, not the end

@@ -57,6 +57,7 @@ def run(
         results = run_all(loaded, display.stage)
     if as_json:
         _print_json(results)
+        _exit_if_failed(results["generate"], results["retrain"])
         return
     from genas.words import fitted, found, generated, retrained
 
@@ -114,7 +115,7 @@ def fit(
     """Fit the graph predictor and measure its Kendall tau on held-out architectures."""
     from genas.pipeline import fit as stage
     from genas.words import fitted
-    from supernet import read_table
+    from supernet import InputError, read_table
 
     if source.endswith(".jsonl"):
         from genas.config import Run, RunSettings, check_name
@@ -124,10 +125,12 @@ def fit(
         document = apply_overrides(Document({}, source, {}), overrides or [], RunSettings().model_dump(mode="json"))
         settings = validate(RunSettings, document)
         loaded = Run(folder=Path(logs) / check_name(settings.name or table.stem), settings=settings)
+        if (loaded.folder / "store.db").exists():
+            raise InputError(f"{loaded.folder} is a run with labels of its own; choose another with --set name=NAME")
         following = f"genas search CONFIG --set name={loaded.name}"  # a table does not know its space
     else:
         loaded = _load(source, overrides, logs)
-        following = f"genas search {loaded.name}"
+        following = f"genas search {source}"
     result = stage(loaded, None if table is None else read_table(table))
     _answer(result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. Next: {following}")
 

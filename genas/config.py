@@ -9,7 +9,6 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,9 @@ from supernet.files import write_text
 from supernet.settings import nearest
 from supernet.spaces import AnySpace
 from training import DataSettings, Recipe
+
+_RECIPES = Path(__file__).resolve().parent.parent / "config"
+"""Beside this package, in a checkout and where it is installed; not the user's own package of that name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -142,9 +144,7 @@ def find_run(name: str, logs: str | Path = "logs") -> Path:
 
 def bundled_recipes() -> list[str]:
     """Names of the recipes that came with the package."""
-    return sorted(
-        entry.name.removesuffix(".yml") for entry in resources.files("config").iterdir() if entry.name.endswith(".yml")
-    )
+    return sorted(path.stem for path in _RECIPES.glob("*.yml"))
 
 
 def save_settings(run: Run) -> None:
@@ -173,7 +173,7 @@ def _document(source: str, logs: Path) -> tuple[Document, str]:
         return read_yaml_file(logs / source / "config.yml"), source
     recipes = bundled_recipes()
     if source in recipes:
-        text = resources.files("config").joinpath(f"{source}.yml").read_text(encoding="utf-8")
+        text = (_RECIPES / f"{source}.yml").read_text(encoding="utf-8")
         return read_yaml(text, f"{source}.yml"), source
     raise InputError(
         f"{source!r:.80}: neither a recipe file, nor a run under {logs}, nor a bundled recipe; "

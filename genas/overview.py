@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_gen import WorkerSettings, device_names, plan, read_store
+from data_gen import WorkerSettings, device_names, is_locked, plan, read_store
 from genas.config import Run, load_run
 from genas.files import read_json
 from genas.stages import resolve, single_thread
@@ -25,6 +25,7 @@ STAGES = ("generate", "fit", "search", "retrain", "report")
 def status(folder: Path) -> dict[str, Any]:
     """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds."""
     store = read_store(folder / "store.db")
+    driven = is_locked(folder)
     try:
         training = {}
         for stage in ("generate", "retrain"):
@@ -35,8 +36,11 @@ def status(folder: Path) -> dict[str, Any]:
                 "planned": len(store.jobs(stage)),
                 "done": len(results),
                 "failed": len(failures),
-                "running": attempts.get("running", 0),
-                "failures": {failure.job.architecture.key: failure.kind for failure in failures},
+                "running": attempts.get("running", 0) if driven else 0,  # a killed driver leaves them open
+                "failures": [
+                    {"key": failure.job.architecture.key, "seed": failure.job.seed, "kind": failure.kind}
+                    for failure in failures
+                ],
             }
         best = max(store.results("generate"), key=lambda result: result.accuracy, default=None)
         seconds: dict[str, float] = {}
@@ -60,7 +64,7 @@ def status(folder: Path) -> dict[str, Any]:
             "generate": _state(training["generate"]),
             "fit": "done" if evaluation else "waiting",
             "search": "done" if found else "waiting",
-            "retrain": "done" if winner else _state(training["retrain"]),
+            "retrain": _retrain_state(training["retrain"], winner),
             "report": "done" if (folder / "report.html").is_file() else "waiting",
         },
         "generate": training["generate"],
@@ -78,6 +82,13 @@ def _retries(folder: Path) -> int:
     return load_run(path).settings.workers.retries if path.is_file() else WorkerSettings().retries
 
 
+def _retrain_state(training: dict[str, Any], winner: dict[str, Any] | None) -> str:
+    if winner is not None:
+        return "failed" if winner["roles"]["winner"]["mean"] is None else "done"
+    unfinished = training["planned"] - training["done"] - training["failed"]
+    return "begun" if unfinished or training["running"] else "waiting"
+
+
 def _state(training: dict[str, Any]) -> str:
     if not training["planned"]:
         return "waiting"
@@ -93,36 +104,43 @@ def estimate(run: Run) -> dict[str, Any]:
     devices = device_names(settings.workers)
     macs = space.costs(np.array([architecture.choices for architecture, _, _ in planned], np.int8))["macs"]
     graph = space.graph(planned[int(np.argsort(macs)[len(macs) // 2])][0])
-    split = load_split(info, "train")
+    split, sizes = load_split(info, "train"), info.sizes
+    recipe = settings.generate.recipe
+    again = settings.retrain.recipe or recipe
+    looks = -(-recipe.epochs // recipe.validate_every)
     with single_thread():  # as in a worker
-        recipe = settings.generate.recipe
-        one = _training_seconds(graph, split, info, recipe, devices[0])
-        again = settings.retrain.recipe or recipe
-        other = one if again == recipe else _training_seconds(graph, split, info, again, devices[0])
+        step = _step_seconds(graph, split, info, recipe, devices[0])
+        one = _training_seconds(step, recipe, sizes["train"], looks * sizes["validation"])
+        step = _step_seconds(graph, split, info, again, devices[0])
+        other = _training_seconds(step, again, sizes["train"] + sizes["validation"], sizes["test"])
+    side_by_side = len(set(devices)) if devices[0] != "cpu" else len(devices)  # sharing a card is not counted on
     return {
         "trainings": len(planned),
         "retrainings": retrainings,
         "workers": len(devices),
         "device": devices[0],
         "seconds_each": one,
-        "generate_seconds": one * -(-len(planned) // len(devices)),
-        "retrain_seconds": other * -(-retrainings // len(devices)),
+        "generate_seconds": one * -(-len(planned) // side_by_side),
+        "retrain_seconds": other * -(-retrainings // side_by_side),
         "images": dict(info.sizes),
         "classes": len(info.classes),
     }
 
 
-def _training_seconds(graph: ArchGraph, split: Split, info: DataInfo, recipe: Recipe, device: str) -> float:
-    """Seconds of a whole training: one timed step after a warm-up, and a third of a step for each batch measured."""
+def _step_seconds(graph: ArchGraph, split: Split, info: DataInfo, recipe: Recipe, device: str) -> float:
+    """Seconds of one training step with a whole batch, timed after a warm-up; a batch measured counts a third."""
     batch = min(recipe.batch_size, len(split))
     one = Split(split.images[:batch], split.labels[:batch]).to(torch.device(device))
     network = build_network(graph, 0)
     quick = recipe.model_copy(update={"epochs": 2, "learning_rate": 1e-6})
     train(network, one, one, info.normalisation, quick, 0, "estimate", watch=False)
     result = train(network, one, one, info.normalisation, quick, 0, "estimate", watch=False)
-    step = result.seconds / 2.33
-    looks = -(-recipe.epochs // recipe.validate_every)
-    return step * (recipe.epochs * (len(split) // batch) + looks * info.sizes["validation"] / batch / 3)
+    return result.seconds / 2.33 * recipe.batch_size / batch
+
+
+def _training_seconds(step: float, recipe: Recipe, images: int, measured: int) -> float:
+    """Seconds of a training on so many images that measures so many in all."""
+    return step * (recipe.epochs * images + measured / 3) / recipe.batch_size
 
 
 def evaluate(

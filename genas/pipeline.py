@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_gen import Task, label_table, open_store, plan, read_store, run_lock
-from evolution import Candidate, SearchResult, evolve, random_search
+from evolution import Candidate, Score, SearchResult, evolve, random_search
 from genas.config import FitSettings, Run
 from genas.files import digest, read_json
 from genas.retraining import retrain
@@ -107,6 +107,8 @@ def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
             table = label_table(store, run.settings.space)
         finally:
             store.close()
+    if len(table) < FEWEST_LABELS:
+        raise InputError(f"fit: {len(table)} labelled architectures; expected at least {FEWEST_LABELS}; generate more")
     folder, settings = run.folder / "predictor", run.settings.fit
     made_from = digest(
         _FORMAT, _table_digest(table, settings.metric), settings.model_dump(mode="json"), run.settings.seed
@@ -114,17 +116,16 @@ def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
     known = read_json(folder / "evaluation.json")
     if known is not None and known["made_from"] == made_from and (folder / "predictor.safetensors").is_file():
         return known
-    with single_thread():
+    with run_lock(folder), single_thread():
+        (folder / "evaluation.json").unlink(missing_ok=True)  # never beside a predictor that it does not describe
         evaluation = _fit_table(table, settings, run.settings.seed, folder)
-    evaluation["made_from"] = made_from
-    write_json(folder / "evaluation.json", evaluation)
+        evaluation["made_from"] = made_from
+        write_json(folder / "evaluation.json", evaluation)
     return evaluation
 
 
 def _fit_table(table: LabelTable, settings: FitSettings, seed: int, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
-    if len(table) < FEWEST_LABELS:
-        raise InputError(f"fit: {len(table)} labelled architectures; expected at least {FEWEST_LABELS}; generate more")
     train_size = min(max(round(settings.train_fraction * len(table)), 2), len(table) - 2)
     learnt, held = random_split(len(table), train_size, seed, 0)
     learning, testing = table.subset(learnt), table.subset(held)
@@ -185,15 +186,20 @@ def search(run: Run) -> dict[str, Any]:
     def score(choices: Choices) -> NDArray[np.float64]:
         return predictor.predict([space.graph(architecture) for architecture in architectures(space, choices)])
 
+    with run_lock(run.folder / "winner"), single_thread():
+        return _search(run, score, predictor.metric, made_from)
+
+
+def _search(run: Run, score: Score, metric: str, made_from: str) -> dict[str, Any]:
+    settings, space, folder = run.settings, run.settings.space, run.folder / "winner"
     started = time.perf_counter()
-    with single_thread():
-        found = evolve(space, score, settings.limits, settings.search, np.random.default_rng([settings.seed, 1]))
-        evolution_seconds = time.perf_counter() - started
-        drawn = random_search(space, score, settings.limits, found.queries, np.random.default_rng([settings.seed, 2]))
+    found = evolve(space, score, settings.limits, settings.search, np.random.default_rng([settings.seed, 1]))
+    evolution_seconds = time.perf_counter() - started
+    drawn = random_search(space, score, settings.limits, found.queries, np.random.default_rng([settings.seed, 2]))
     seconds = time.perf_counter() - started
     content = {
         "made_from": made_from,
-        "metric": predictor.metric,
+        "metric": metric,
         "limits": dict(settings.limits),
         "evolution": _search_json(space, found),
         "random": _search_json(space, drawn),
@@ -201,8 +207,15 @@ def search(run: Run) -> dict[str, Any]:
         "seconds": seconds,
     }
     winner = found.best[0]
+    before = read_json(folder / "architecture.json")
+    # The list of what is there comes last, so that a stop in between leaves nothing that contradicts another.
+    stale = ["search.json"]
+    if before is None or before.get("key") != winner.architecture.key:
+        stale += ["retrain.json", "model.py", "weights.safetensors"]
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
     write_json(
-        winner_file,
+        folder / "architecture.json",
         {
             **_candidate_json(space, winner),
             "limits": dict(settings.limits),
@@ -211,7 +224,7 @@ def search(run: Run) -> dict[str, Any]:
             "graph": graph_to_json(space.graph(winner.architecture)),
         },
     )
-    write_json(run.folder / "winner" / "search.json", content)
+    write_json(folder / "search.json", content)
     return content
 
 
@@ -269,6 +282,11 @@ def run_all(run: Run, progress: Callable[[str], ShowProgress | None] = lambda st
     """
     from analysis import write_report  # matplotlib is slow to import and only needed here
 
+    if run.settings.generate.architectures < FEWEST_LABELS:
+        raise InputError(
+            f"generate.architectures is {run.settings.generate.architectures}; "
+            f"expected at least {FEWEST_LABELS} to fit a predictor on"
+        )
     results: dict[str, Any] = {"generate": generate(run, progress("generate"))}
     results["fit"] = fit(run)
     results["search"] = search(run)

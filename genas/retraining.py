@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import runpy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from scipy import stats
 
-from data_gen import Result, Task, open_store, run_lock
+from data_gen import Job, Result, Task, open_store, run_lock
 from evolution import closest_in_macs
 from genas.config import Run
 from genas.files import read_json
@@ -53,7 +54,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     winner_file = read_json(run.folder / "winner" / "architecture.json")
     if winner_file is None:
         raise InputError(f"retrain: run {run.name!r} has no winner; run `genas search {run.name}` first")
-    with run_lock(run.folder):
+    with run_lock(run.folder), run_lock(run.folder / "winner"):
         run, info = resolve(run)
         settings, space = run.settings, run.settings.space
         recipe = settings.retrain.recipe or settings.generate.recipe
@@ -77,18 +78,23 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             ]
             jobs = add_jobs(store, space, "retrain", planned)
             weights = run.folder / "checkpoints"
+            store.forget([job for job in jobs if not _weights(weights, job).is_file()])
             train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights), progress)
             wanted = {job.id for job in jobs}
             results = [result for result in store.results("retrain") if result.job.id in wanted]
+            return _write_retrained(run, info, recipe, roles, winner_file, results, weights)
         finally:
             store.close()
-    return _write_retrained(run, info, recipe, roles, winner_file, results, weights)
+
+
+def _weights(folder: Path, job: Job) -> Path:
+    return folder / f"{job.architecture.key}-{job.seed}.safetensors"
 
 
 def _controls(
     space: AnySpace, winner: Architecture, generated: Sequence[Result], limits: dict[str, int], seed: int
 ) -> dict[str, Architecture]:
-    """The winner and what it must beat, by role. A control that is the winner itself is left out."""
+    """The winner and what it must beat, by role. A control that is the winner, or is not to be had, is left out."""
     roles = {"winner": winner}
     feasible = [
         result for result in generated
@@ -102,11 +108,11 @@ def _controls(
         if best != winner:
             roles["best_generated"] = best
     costs = space.costs(winner.row())
-    cost = "conv_macs" if "conv_macs" in limits and "macs" not in limits else "macs"
     random = np.random.default_rng([seed, 3])
     excluded = [architecture.key for architecture in roles.values()]
-    match = closest_in_macs(space, int(costs[cost][0]), limits, random, cost, excluded=excluded)
-    roles["random_same_macs"] = match.architecture
+    with suppress(InputError):  # nothing else keeps the limits
+        match = closest_in_macs(space, int(costs["macs"][0]), limits, random, excluded=excluded)
+        roles["random_same_macs"] = match.architecture
     return roles
 
 
@@ -138,6 +144,7 @@ def _write_retrained(
         "training_images": info.sizes["train"] + info.sizes["validation"],
         "recipe": recipe.model_dump(mode="json"),
         "predicted": winner["predicted"],
+        "limits": winner["limits"],
         "roles": entries,
         "failed": len(roles) * run.settings.retrain.seeds - len(results),
         "gains": {
@@ -151,7 +158,7 @@ def _write_retrained(
     if first is None:
         content["model"] = None
     else:
-        trained_weights = weights / f"{first.job.architecture.key}-{first.job.seed}.safetensors"
+        trained_weights = _weights(weights, first.job)
         content["model"] = {
             "seed": first.job.seed,
             "test_accuracy": first.accuracy,

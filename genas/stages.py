@@ -87,6 +87,9 @@ def claim(store: Store, run: Run, info: DataInfo, stage: str, settings: Mapping[
     # The number of images too: labels of other pictures under the same path cannot be compared.
     wanted = {**settings, "images": {**info.sizes, "classes": len(info.classes)}}
     saved = saved_settings(store, stage)
+    if saved is not None and saved != json.loads(json.dumps(wanted)) and not store.results(stage):
+        store.forget_stage(stage)  # nothing was made with them yet
+        saved = None
     if saved is None:
         store.event(f"settings:{stage}", json.dumps(wanted))
     else:

@@ -52,10 +52,16 @@ def found(result: dict[str, Any]) -> str:
             f"search: {result['evolution']['queries']:,} architectures scored in "
             f"{duration(result['evolution_seconds'])} under {limits}{ended}",
             f"  winner {winner['architecture']}: predicted {_score(result, winner['predicted'])}, "
-            f"{winner['macs'] / 1e6:.3f} M MACs, {winner['params']:,} parameters",
+            f"{_costs(winner, result['limits'])}, {winner['params']:,} parameters",
             f"  random search with as many queries: predicted {_score(result, drawn['predicted'])}",
         ]
     )
+
+
+def _costs(entry: dict[str, Any], limits: dict[str, int]) -> str:
+    """MACs, and whatever else is limited."""
+    others = [name for name in limits if name not in ("macs", "params")]
+    return ", ".join([f"{entry['macs'] / 1e6:.3f} M MACs", *(f"{name} {entry[name]:,}" for name in others)])
 
 
 def _score(result: dict[str, Any], value: float) -> str:
@@ -73,7 +79,7 @@ def retrained(result: dict[str, Any]) -> str:
         around = "" if spread is None else f" +- {spread:.2%}"
         lines.append(
             f"  {role.replace('_', ' '):17} {entry['mean']:.2%}{around} ({len(entry['test_accuracies'])} seeds), "
-            f"{entry['macs'] / 1e6:.3f} M MACs"
+            f"{_costs(entry, result['limits'])}"
         )
     for role, gain in result["gains"].items():
         interval = gain["ci95"]
@@ -126,7 +132,9 @@ def standing(result: dict[str, Any]) -> str:
                 f"  {stage}: {count['done']} of {count['planned']} trained, {count['running']} running, "
                 f"{count['failed']} failed"
             )
-            lines += [f"    {key}: {kind}" for key, kind in count["failures"].items()]
+            lines += [
+                f"    {failure['key']}, seed {failure['seed']}: {failure['kind']}" for failure in count["failures"]
+            ]
     if result["best"] is not None:
         lines.append(f"  best validation accuracy {result['best']['accuracy']:.2%} ({result['best']['key']})")
     if result["tau"] is not None:
@@ -165,7 +173,8 @@ def planned(result: dict[str, Any], folder: Path) -> str:
             f"generate: {result['trainings']} trainings of about {duration(result['seconds_each'])}, "
             f"about {duration(result['generate_seconds'])} in all",
             f"retrain:  {result['retrainings']} trainings, about {duration(result['retrain_seconds'])} in all",
-            "Expected from one timed batch of an architecture of median MACs; nothing was trained or written.",
+            "Expected from one timed batch of an architecture of median MACs; "
+            "no result was kept, the images are prepared.",
         ]
     )
 

@@ -109,6 +109,8 @@ def fit_columns(table: LabelTable) -> Columns:
     x = raw(table)
     mean, scale = x.mean(axis=0), x.std(axis=0)
     varied = scale > 1e-12
+    if not varied.any():  # graphs that differ in their edges alone: nothing to tell them apart by
+        return lambda rows: np.zeros((len(rows), 1))
 
     def columns(rows: LabelTable) -> NDArray[np.float64]:
         return np.asarray((raw(rows)[:, varied] - mean[varied]) / scale[varied], np.float64)

@@ -25,6 +25,11 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # or a power cut could take the new name back
+            finally:
+                os.close(folder)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

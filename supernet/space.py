@@ -21,6 +21,9 @@ Choices: TypeAlias = NDArray[np.int8]
 
 _KEY_LIMIT = 64
 
+_BATCHES = (1024,) * 64 + (65_536,) * 400
+"""Draws at a time. Limits that leave too few among all these, 26 million, count as too tight for sampling."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Architecture:
@@ -92,7 +95,6 @@ def sample_distinct(
     count: int,
     random: np.random.Generator,
     limits: dict[str, int] | None = None,
-    attempts: int = 2_000_000,
 ) -> Choices:
     """Distinct valid architectures within hard limits, uniform over those, in order of drawing.
 
@@ -100,16 +102,14 @@ def sample_distinct(
 
     Args:
         limits: largest allowed value for each cost named.
-        attempts: draws after which the limits count as too tight for sampling.
 
     Raises:
         InputError: a limit below the cheapest architecture, or too few architectures found.
     """
     check_limits(space, limits or {})
-    batch = 1024
     seen: set[bytes] = set()
     rows: list[NDArray[np.int8]] = []
-    for _ in range(0, attempts, batch):
+    for batch in _BATCHES:
         if len(rows) >= count:
             break
         drawn = space.sample(batch, random)

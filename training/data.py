@@ -318,9 +318,13 @@ def _fingerprint(source: str) -> object:
         return [str(path.resolve()), status.st_size, status.st_mtime_ns]
     if scheme == "folder" and path.is_dir():
         digest = hashlib.blake2b(digest_size=16)
-        for file in sorted(path.rglob("*")):
-            status = file.stat()
-            digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        try:
+            for file in sorted(path.rglob("*")):
+                if file.is_file():  # a link to nowhere is none
+                    status = file.stat()
+                    digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
         return [str(path.resolve()), digest.hexdigest()]
     return source
 
@@ -412,7 +416,9 @@ def _open_folder(path: Path) -> _Source:
         files: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            found = sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in _SUFFIXES)
+            found = sorted(
+                file for file in (folder / name).rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
+            )
             if not found and split == "train":
                 raise InputError(f"{folder / name}: no image; expected files such as .png or .jpg")
             files += found

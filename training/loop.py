@@ -90,6 +90,11 @@ def train(
     steps_per_epoch = max(1, len(training) // min(recipe.batch_size, len(training)))
     total, step = recipe.epochs * steps_per_epoch, 0
     curves = Curves()
+
+    def alive() -> None:
+        if progress is not None:
+            progress(step, total)
+
     for epoch in range(recipe.epochs):
         network.train()
         loss_sum = torch.zeros((), device=device)
@@ -113,29 +118,34 @@ def train(
             step += 1
             if step % _LOG_EVERY == 0:
                 _check(loss_sum, step)
-            if progress is not None:
-                progress(step, total)
+            alive()
         _check(loss_sum, step)
         curves.train_loss.append(float(loss_sum) / seen)
         curves.train_accuracy.append(float(correct) / seen)
         last = epoch + 1 == recipe.epochs
         if watch and (last or (epoch + 1) % recipe.validate_every == 0):
-            accuracy, loss_value = measure(network, measured, normalisation, recipe)
+            accuracy, loss_value = measure(network, measured, normalisation, recipe, alive)
             curves.validation_epochs.append(epoch + 1)
             curves.validation_accuracy.append(accuracy)
             curves.validation_loss.append(loss_value)
     if watch:
         accuracy, loss_value = curves.validation_accuracy[-1], curves.validation_loss[-1]
     else:
-        accuracy, loss_value = measure(network, measured, normalisation, recipe)
+        accuracy, loss_value = measure(network, measured, normalisation, recipe, alive)
     seconds = time.perf_counter() - started
     images_per_second = step * min(recipe.batch_size, len(training)) / seconds
     return TrainResult(accuracy, loss_value, recipe.epochs, seconds, _peak_memory(device), images_per_second, curves)
 
 
 @torch.no_grad()
-def measure(network: nn.Module, split: Split, normalisation: Normalisation, recipe: Recipe) -> tuple[float, float]:
-    """(accuracy, cross entropy) on a split in evaluation mode. Raises DivergedError."""
+def measure(
+    network: nn.Module,
+    split: Split,
+    normalisation: Normalisation,
+    recipe: Recipe,
+    alive: Callable[[], None] = lambda: None,
+) -> tuple[float, float]:
+    """(accuracy, cross entropy) on a split in evaluation mode; ``alive`` is called each batch. Raises DivergedError."""
     network.eval()
     device = split.images.device
     loss_sum = torch.zeros((), device=device)
@@ -145,6 +155,7 @@ def measure(network: nn.Module, split: Split, normalisation: Normalisation, reci
             scores = network(images)
         loss_sum += F.cross_entropy(scores.float(), labels, reduction="sum")
         correct += (scores.argmax(dim=1) == labels).sum()
+        alive()
     _check(loss_sum, 0)
     return float(correct) / len(split), float(loss_sum) / len(split)
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 BEHAVIOURS = {100: "crash", 101: "killed", 102: "oom", 103: "diverged", 104: "hang", 105: "stop", 106: "garbage",
-              107: "number", 108: "twice", 109: "exit", 110: "torn"}  # fmt: skip
+              107: "number", 108: "twice", 109: "exit", 110: "torn", 111: "unavailable"}  # fmt: skip
 
 
 def label(choices, seed):
@@ -50,7 +50,7 @@ def serve(job, notes):
     with (notes / f"job-{number}").open("a") as file:
         file.write("x")
     behaviour = BEHAVIOURS.get(seed, "ok")
-    if behaviour in ("crash", "oom", "diverged"):
+    if behaviour in ("crash", "oom", "diverged", "unavailable"):
         fail(number, behaviour)
     if behaviour == "twice" and (notes / f"job-{number}").stat().st_size <= 2:
         fail(number, "crash")

@@ -209,6 +209,15 @@ def test_a_failure_is_a_row_and_never_the_end(behaviour, outcome, tries, said, t
     assert (seen[-1].done, seen[-1].failed) == (4, 1)
 
 
+def test_a_full_disk_stops_the_run_and_costs_no_attempt(make_run):
+    run = make_run(2, SEEDS["unavailable"])
+    with pytest.raises(UnavailableError, match="unavailable, as asked"):
+        run.drive()
+    assert set(run.attempts()) == {"interrupted"}
+    with closing(read_store(run.path)) as store:
+        assert store.failures("generate", retries=0) == []
+
+
 def test_a_crash_that_does_not_come_again_is_forgiven(make_run):
     run = make_run(3, SEEDS["twice"])
     run.drive()
@@ -360,5 +369,5 @@ def test_devices(monkeypatch):
         device_names(WorkerSettings(device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device_names(WorkerSettings(per_gpu=2)) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert device_names(WorkerSettings(per_gpu=2)) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert device_names(WorkerSettings(device="cpu", cpu_workers=1)) == ["cpu"]

@@ -183,6 +183,29 @@ def test_attempts_of_a_dead_driver_are_closed(store):
     assert store.failures("generate", retries=0) == []
 
 
+def test_a_result_can_be_taken_back_to_be_trained_again(store):
+    first, second = add(store)[:2]
+    finish(store, first)
+    finish(store, second)
+    store.forget([first])
+    assert [result.job for result in store.results("generate")] == [second]
+    assert store.failures("generate", retries=0) == []
+    finish(store, first)
+    assert len(store.results("generate")) == 2
+
+
+def test_a_plan_is_taken_back_only_where_nothing_was_made(store):
+    jobs = add(store)
+    store.event("settings:generate", "{}")
+    store.fail(store.start(jobs[0], 1), "oom", "")
+    store.forget_stage("generate")
+    assert (store.jobs("generate"), store.attempts("generate"), store.events("settings:generate")) == ([], {}, [])
+    finish(store, add(store)[0])
+    with pytest.raises(ValueError, match="has results"):
+        store.forget_stage("generate")
+    assert len(store.results("generate")) == 1
+
+
 def test_events(store):
     store.event("start", "one")
     store.event("stop", "two")

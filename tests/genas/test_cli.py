@@ -161,7 +161,7 @@ class TestDryRun:
         assert f"generate: {settings.generate.architectures} trainings of about" in answer.out
         assert f"retrain:  {3 * settings.retrain.seeds} trainings, about" in answer.out
         assert "classes: 10  # set" in answer.out
-        assert "nothing was trained or written" in answer.out
+        assert "no result was kept, the images are prepared" in answer.out
         assert not list(Path().iterdir())
 
     def test_for_machines(self, genas, recipe):

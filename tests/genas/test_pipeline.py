@@ -113,7 +113,7 @@ class TestAFinishedRun:
     def test_status(self, finished):
         result = status(finished.run.folder)
         assert set(result["stages"].values()) == {"done"}
-        assert result["generate"] == {"planned": 14, "done": 14, "failed": 0, "running": 0, "failures": {}}
+        assert result["generate"] == {"planned": 14, "done": 14, "failed": 0, "running": 0, "failures": []}
         assert result["retrain"]["done"] == result["retrain"]["planned"] == 6
         assert result["best"]["accuracy"] == finished.results["generate"]["best"]
         assert result["tau"]["tau"] == finished.results["fit"]["models"]["graph"]["tau"]
@@ -205,6 +205,30 @@ def test_labels_of_two_kinds_never_mix(override, key, values, copy):
     if key != "limits.macs":  # one fit answers many limits
         with pytest.raises(InputError, match=f"{key}: {values}"):
             fit(other)
+
+
+def test_settings_bind_a_run_only_once_there_is_a_result(recipe, tmp_path, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    logs = tmp_path / "logs"
+    first = load_run(recipe, ["seed=5"], logs)
+    with monkeypatch.context() as patch:
+        patch.setattr("genas.stages.run_jobs", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            generate(first)
+    run = load_run(recipe, ["generate.architectures=1", "generate.recipe.epochs=1"], logs)
+    assert generate(run)["planned"] == 1
+    store = read_store(run.store)
+    assert [job.seed for job in store.jobs("generate")] == [0]
+    store.close()
+
+
+def test_a_run_that_could_not_be_fitted_is_refused_before_it_trains(recipe, tmp_path):
+    run = load_run(recipe, ["generate.architectures=9"], tmp_path / "logs")
+    with pytest.raises(InputError, match="expected at least 10"):
+        run_all(run)
+    assert not run.folder.exists()
 
 
 def test_more_architectures_extend_a_run(copy):

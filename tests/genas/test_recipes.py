@@ -80,4 +80,4 @@ def test_cifar100_is_the_published_experiment():
 def test_quickstart_needs_no_download_and_few_trainings():
     settings = load_run("quickstart").settings
     assert settings.data.source == "digits"
-    assert settings.generate.architectures <= 50
+    assert settings.generate.architectures <= 100

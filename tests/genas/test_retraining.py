@@ -10,6 +10,7 @@ from scipy import stats
 
 import genas.retraining
 from genas.config import load_run
+from genas.overview import status
 from genas.pipeline import search
 from genas.retraining import _controls, _gain, retrain, write_model
 from genas.stages import resolve
@@ -92,6 +93,25 @@ def by_macs(count):
 
 def macs_of(architecture):
     return int(SPACE.costs(architecture.row())["macs"][0])
+
+
+def test_weights_that_are_gone_are_trained_again(copy, finished):
+    before = retrain(copy)
+    lost = sorted((copy.folder / "checkpoints").iterdir())[0]
+    kept = lost.read_bytes()
+    lost.unlink()
+    assert retrain(copy) == before
+    assert lost.read_bytes() == kept
+
+
+def test_another_winner_takes_the_old_ones_network_away(copy):
+    found = search(copy)["evolution"]["best"][0]
+    run = load_run(copy.name, [f"limits.macs={found['macs'] - 1}"], copy.folder.parent)
+    search(run)
+    assert sorted(file.name for file in (copy.folder / "winner").iterdir() if file.name != "lock") == [
+        "architecture.json", "search.json",
+    ]  # fmt: skip
+    assert status(copy.folder)["stages"]["retrain"] == "waiting"
 
 
 class TestControls:

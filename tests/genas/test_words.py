@@ -76,19 +76,26 @@ def test_found():
 
 
 def test_retrained():
-    role = {"macs": 1_500_000, "mean": 0.5, "standard_deviation": 0.01, "test_accuracies": [0.49, 0.51]}
+    role = {
+        "macs": 1_500_000,
+        "conv_macs": 1_400_000,
+        "mean": 0.5,
+        "standard_deviation": 0.01,
+        "test_accuracies": [0.49, 0.51],
+    }
     failed = {**role, "mean": None, "standard_deviation": None, "test_accuracies": []}
     once = {**role, "standard_deviation": None, "test_accuracies": [0.5]}
     text = retrained(
         {
             "test_images": 360,
+            "limits": {"conv_macs": 1_400_000},
             "roles": {"winner": role, "best_generated": failed, "random_same_macs": once},
             "gains": {"random_same_macs": {"difference": 0.1, "ci95": None},
                       "best_generated": {"difference": -0.02, "ci95": [-0.03, -0.01]}},
             "model": {"largest_difference": 2e-7},
         }
     )  # fmt: skip
-    assert "winner            50.00% +- 1.00% (2 seeds), 1.500 M MACs" in text
+    assert "winner            50.00% +- 1.00% (2 seeds), 1.500 M MACs, conv_macs 1,400,000" in text
     assert "best generated    failed" in text
     assert "random same macs  50.00% (1 seeds)" in text
     assert "gain over random same macs: +10.00 points\n" in text
@@ -123,11 +130,12 @@ def test_planned():
 
 
 def test_standing_of_a_run_that_has_just_begun():
-    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": {}}
+    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": []}
     result = {
         "run": "tiny", "folder": "logs/tiny", "stages": {"generate": "begun", "fit": "waiting"},
         "seconds": {"generate": 3.0},
-        "generate": {"planned": 14, "done": 3, "failed": 1, "running": 2, "failures": {"a-1": "oom"}},
+        "generate": {"planned": 14, "done": 3, "failed": 1, "running": 2,
+                     "failures": [{"key": "a-1", "seed": 0, "kind": "oom"}]},
         "retrain": nothing, "best": None, "tau": None, "winner": None, "test": None,
     }  # fmt: skip
     assert standing(result).splitlines() == [
@@ -135,13 +143,13 @@ def test_standing_of_a_run_that_has_just_begun():
         "  generate  begun, 3.0 s",
         "  fit       waiting",
         "  generate: 3 of 14 trained, 2 running, 1 failed",
-        "    a-1: oom",
+        "    a-1, seed 0: oom",
     ]
 
 
 def test_standing_names_the_winner_as_cost_takes_it():
     space = OpSubset()
-    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": {}}
+    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": []}
     winner = cost(space, space.cheapest("macs"))
     result = {
         "run": "tiny", "folder": "logs/tiny", "stages": {}, "seconds": {}, "generate": nothing, "retrain": nothing,

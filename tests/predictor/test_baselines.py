@@ -99,3 +99,16 @@ def test_columns_without_choices_count_distinct_nodes():
     columns = fit_columns(table)(table)
     assert columns.shape == (3, 2)  # no MACs anywhere: that column is constant and dropped
     assert np.argmax(columns, axis=0).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_graphs_that_differ_in_their_edges_alone_are_no_crash(name):
+    nodes = tuple(Node(op) for op in "abcd")
+    rows = []
+    for number in range(12):
+        edges = ((0, 1), (1, 2), (2, 3)) if number % 2 else ((0, 1), (0, 2), (0, 3))
+        rows.append(
+            LabelRow(str(number), ArchGraph(nodes, edges), {"accuracy": 0.5 + 0.2 * (number % 2) + number / 100})
+        )
+    table = LabelTable(tuple(rows))
+    assert np.isfinite(PREDICTORS[name](table, "accuracy", 0).predict(table)).all()
