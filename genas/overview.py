@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,24 @@ def estimate(run: Run) -> dict[str, Any]:
         "retrain_seconds": other * -(-retrainings // side_by_side),
         "images": dict(info.sizes),
         "classes": len(info.classes),
+        "notes": _notes(recipe, sizes),
     }
+
+
+def _notes(recipe: Recipe, sizes: Mapping[str, int]) -> list[str]:
+    """What a user may not have meant."""
+    notes = []
+    if recipe.batch_size > sizes["train"]:
+        notes.append(
+            f"generate.recipe.batch_size {recipe.batch_size} is more than the {sizes['train']} training images: "
+            "one step an epoch"
+        )
+    if sizes["validation"] < 200:
+        notes.append(
+            f"{sizes['validation']} validation images make coarse labels (steps of {1 / sizes['validation']:.1%}); "
+            "raise data.validation_fraction"
+        )
+    return notes
 
 
 def _step_seconds(graph: ArchGraph, split: Split, info: DataInfo, recipe: Recipe, device: str) -> float:
@@ -160,7 +178,8 @@ def evaluate(
         InputError: see :func:`predictor.evaluate.evaluate`.
     """
     rows = round(len(table) * 5 / 6) if train_size is None else train_size
-    return evaluate_predictors(table, metric, rows, trials, seed, progress=progress)
+    with single_thread():
+        return evaluate_predictors(table, metric, rows, trials, seed, progress=progress)
 
 
 def report(run: Run) -> Path:

@@ -207,13 +207,9 @@ def _search(run: Run, score: Score, metric: str, made_from: str) -> dict[str, An
         "seconds": seconds,
     }
     winner = found.best[0]
-    before = read_json(folder / "architecture.json")
-    # The list of what is there comes last, so that a stop in between leaves nothing that contradicts another.
-    stale = ["search.json"]
-    if before is None or before.get("key") != winner.architecture.key:
-        stale += ["retrain.json", "model.py", "weights.safetensors"]
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
+    content["earlier_winner"] = _put_aside(folder, winner.architecture.key)
+    # What says that the search is done comes last, so that a stop in between leaves nothing that contradicts another.
+    (folder / "search.json").unlink(missing_ok=True)
     write_json(
         folder / "architecture.json",
         {
@@ -226,6 +222,19 @@ def _search(run: Run, score: Score, metric: str, made_from: str) -> dict[str, An
     )
     write_json(folder / "search.json", content)
     return content
+
+
+def _put_aside(folder: Path, key: str) -> str | None:
+    """Move the files of another, retrained winner to ``earlier/KEY``; returns that folder, None where there is none."""
+    before = read_json(folder / "architecture.json")
+    if before is None or before["key"] == key or not (folder / "retrain.json").is_file():
+        return None
+    target = folder / "earlier" / str(before["key"])
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("search.json", "architecture.json", "retrain.json", "model.py", "weights.safetensors"):
+        if (folder / name).is_file():
+            (folder / name).replace(target / name)
+    return str(target)
 
 
 def _table_digest(table: LabelTable, metric: str) -> str:

@@ -102,7 +102,7 @@ def compare(run: Run, stage: str, saved: Mapping[str, Any], wanted: Mapping[str,
     if changed:
         raise InputError(
             f"run {run.name!r}: results of {stage} were made with other settings ({'; '.join(changed)}); "
-            f"take them back, or choose another name (--set name=NAME)"
+            f"set them back, or choose another name with --set name=NAME"
         )
 
 

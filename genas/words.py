@@ -32,6 +32,8 @@ def fitted(result: dict[str, Any]) -> str:
     for name, model in result["models"].items():
         low, high = model["tau_ci95"]
         lines.append(f"  {name:6} {model['tau']:6.3f}  [{low:.3f}, {high:.3f}]")
+    if result["models"]["graph"]["tau_ci95"][0] <= 0:
+        lines.append("  so few architectures do not show that the graph predictor is better than chance; train more")
     noise = result["label_noise"]
     if noise is not None:
         lines.append(
@@ -46,6 +48,7 @@ def found(result: dict[str, Any]) -> str:
     """A few lines for ``search``."""
     winner, drawn = result["evolution"]["best"][0], result["random"]["best"][0]
     limits = ", ".join(f"{name} <= {limit:,}" for name, limit in result["limits"].items()) or "no limit"
+    earlier = result.get("earlier_winner")
     ended = "; no further architecture keeps the limit" if result["evolution"]["exhausted"] else ""
     return "\n".join(
         [
@@ -54,8 +57,13 @@ def found(result: dict[str, Any]) -> str:
             f"  winner {winner['architecture']}: predicted {_score(result, winner['predicted'])}, "
             f"{_costs(winner, result['limits'])}, {winner['params']:,} parameters",
             f"  random search with as many queries: predicted {_score(result, drawn['predicted'])}",
+            *([f"  the earlier winner and its network are kept in {earlier}"] if earlier else []),
         ]
     )
+
+
+def _seeds(accuracies: list[float]) -> str:
+    return "1 seed" if len(accuracies) == 1 else f"{len(accuracies)} seeds"
 
 
 def _costs(entry: dict[str, Any], limits: dict[str, int]) -> str:
@@ -78,7 +86,7 @@ def retrained(result: dict[str, Any]) -> str:
         spread = entry["standard_deviation"]
         around = "" if spread is None else f" +- {spread:.2%}"
         lines.append(
-            f"  {role.replace('_', ' '):17} {entry['mean']:.2%}{around} ({len(entry['test_accuracies'])} seeds), "
+            f"  {role.replace('_', ' '):17} {entry['mean']:.2%}{around} ({_seeds(entry['test_accuracies'])}), "
             f"{_costs(entry, result['limits'])}"
         )
     for role, gain in result["gains"].items():
@@ -86,7 +94,8 @@ def retrained(result: dict[str, Any]) -> str:
         within = "" if interval is None else f" [{interval[0] * 100:+.2f}, {interval[1] * 100:+.2f}]"
         lines.append(
             f"  gain over {role.replace('_', ' ')}: {gain['difference'] * 100:+.2f} points{within}"
-            + (" (95 % interval over seeds)" if interval else "")
+            + (" (95 % interval over seeds)" if interval else " (one seed: no interval)")
+            + (": no difference that these seeds can show" if interval and interval[0] <= 0 <= interval[1] else "")
         )
     if result["model"] is not None:
         lines.append(f"  model.py agrees with the trained network to {result['model']['largest_difference']:.1e}")
@@ -173,6 +182,7 @@ def planned(result: dict[str, Any], folder: Path) -> str:
             f"generate: {result['trainings']} trainings of about {duration(result['seconds_each'])}, "
             f"about {duration(result['generate_seconds'])} in all",
             f"retrain:  {result['retrainings']} trainings, about {duration(result['retrain_seconds'])} in all",
+            *(f"note: {note}" for note in result["notes"]),
             "Expected from one timed batch of an architecture of median MACs; "
             "no result was kept, the images are prepared.",
         ]

@@ -183,7 +183,8 @@ def _evaluate(
                 progress(done, len(names) * len(splits))
         spread, interval = 0.0, (taus[0], taus[0])
         if len(taus) > 1:
-            spread, interval = float(np.std(taus, ddof=1)), mean_interval(taus)
+            low, high = mean_interval(taus)
+            spread, interval = float(np.std(taus, ddof=1)), (max(low, -1.0), min(high, 1.0))
         else:
             interval = tau_interval(predicted, held_out.metric(metric), seed)
         speed = _scored_per_second(predictor, held_out)

@@ -76,7 +76,8 @@ def network_source(graph: ArchGraph, title: str, constants: Mapping[str, object]
 
 _TEMPLATE = '''"""{title}
 
-Images {shape}, already normalised, to class scores.
+Images {shape} to class scores: pixels from 0 to 1, the shorter side scaled and the centre cut out,
+minus the mean of each channel, divided by its deviation (MEAN and DEVIATION, where they stand below).
 {macs:,} MACs of convolutions and linear weights ({conv_macs:,} of convolutions alone), {params:,} parameters.
 Needs only torch; weights are read from a safetensors file by ``load``.
 """

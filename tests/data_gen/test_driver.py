@@ -79,9 +79,14 @@ class Run:
             store.close_open_attempts()
             run_jobs(store, self.jobs if jobs is None else jobs, self.task, settings, progress)
 
+    def _drive_alone(self, **options):
+        # Whoever runs the tests in the background may have them ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.drive(**options)
+
     def life(self, **options):
         """A driver process of its own."""
-        process = multiprocessing.get_context("fork").Process(target=self.drive, kwargs=options)
+        process = multiprocessing.get_context("fork").Process(target=self._drive_alone, kwargs=options)
         process.start()
         self.lives.append(process)
         return process

@@ -104,13 +104,17 @@ def test_weights_that_are_gone_are_trained_again(copy, finished):
     assert lost.read_bytes() == kept
 
 
-def test_another_winner_takes_the_old_ones_network_away(copy):
+def test_another_winner_puts_the_old_ones_network_aside(copy):
+    key, network = search(copy)["evolution"]["best"][0]["key"], (copy.folder / "winner" / "model.py").read_text()
     found = search(copy)["evolution"]["best"][0]
     run = load_run(copy.name, [f"limits.macs={found['macs'] - 1}"], copy.folder.parent)
     search(run)
     assert sorted(file.name for file in (copy.folder / "winner").iterdir() if file.name != "lock") == [
-        "architecture.json", "search.json",
+        "architecture.json", "earlier", "search.json",
     ]  # fmt: skip
+    kept = copy.folder / "winner" / "earlier" / key
+    assert (kept / "model.py").read_text() == network
+    assert {"weights.safetensors", "retrain.json", "architecture.json"} <= {file.name for file in kept.iterdir()}
     assert status(copy.folder)["stages"]["retrain"] == "waiting"
 
 

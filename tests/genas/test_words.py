@@ -55,6 +55,9 @@ def test_fitted():
     model = {"tau": 0.7, "tau_ci95": [0.61, 0.79]}
     result = {"test_size": 50, "train_size": 250, "seconds": 4, "models": {"graph": model}, "label_noise": None}
     assert fitted(result).splitlines()[1] == "  graph   0.700  [0.610, 0.790]"
+    weak = {**result, "models": {"graph": {"tau": 0.1, "tau_ci95": [-0.2, 0.4]}}}
+    assert "better than chance" in fitted(weak)
+    assert "better than chance" not in fitted(result)
     noise = {"architectures": 30, "tau": 0.9, "ceiling": 0.93, "standard_deviation": 0.01}
     assert "tau 0.900 (30 trained twice; one label varies by 1.00%)" in fitted({**result, "label_noise": noise})
 
@@ -97,8 +100,8 @@ def test_retrained():
     )  # fmt: skip
     assert "winner            50.00% +- 1.00% (2 seeds), 1.500 M MACs, conv_macs 1,400,000" in text
     assert "best generated    failed" in text
-    assert "random same macs  50.00% (1 seeds)" in text
-    assert "gain over random same macs: +10.00 points\n" in text
+    assert "random same macs  50.00% (1 seed)" in text
+    assert "gain over random same macs: +10.00 points (one seed: no interval)" in text
     assert "gain over best generated: -2.00 points [-3.00, -1.00] (95 % interval over seeds)" in text
     assert text.endswith("model.py agrees with the trained network to 2.0e-07")
 
@@ -122,11 +125,13 @@ def test_costs():
 
 def test_planned():
     result = {"images": {"train": 1200, "test": 30}, "classes": 10, "workers": 2, "device": "cpu", "trainings": 24,
-              "seconds_each": 5.0, "generate_seconds": 60.0, "retrainings": 6, "retrain_seconds": 15.0}  # fmt: skip
+              "seconds_each": 5.0, "generate_seconds": 60.0, "retrainings": 6, "retrain_seconds": 15.0,
+              "notes": ["26 validation images make coarse labels"]}  # fmt: skip
     text = planned(result, "logs/quickstart")
     assert "1,200 train, 30 test images of 10 classes, 2 workers (first on cpu), folder logs/quickstart" in text
     assert "24 trainings of about 5.0 s, about 1 min 0 s in all" in text
     assert "6 trainings, about 15 s in all" in text
+    assert "note: 26 validation images make coarse labels" in text
 
 
 def test_standing_of_a_run_that_has_just_begun():

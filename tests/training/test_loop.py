@@ -79,14 +79,15 @@ def test_looking_at_validation_changes_no_weight_and_may_be_left_out(digits):
 def test_every_step_is_told(digits):
     steps = []
     trained(digits, progress=lambda step, total: steps.append((step, total)))
-    assert steps == [(step, 24) for step in range(1, 25)]
+    assert list(dict.fromkeys(steps)) == [(step, 24) for step in range(1, 25)]
+    assert len(steps) > 24  # each batch that is measured is a sign of life too
 
 
 def test_a_batch_larger_than_the_split_is_the_whole_split(digits):
     steps = []
     recipe = RECIPE.model_copy(update={"batch_size": 4096})
     trained(digits, recipe, progress=lambda step, total: steps.append((step, total)))
-    assert steps == [(1, 2), (2, 2)]
+    assert list(dict.fromkeys(steps)) == [(1, 2), (2, 2)]
 
 
 def test_an_infinite_loss_ends_the_training(digits):
