@@ -232,9 +232,9 @@ def _baselines(evaluation: Evaluation) -> str | None:
     if others[best] >= graph.tau_ci95[0]:
         if others[best] > graph.tau_ci95[1]:
             return f"The best of the others ({name}) lies above the graph network's interval: trust its order more."
-        order = "behind" if others[best] <= graph.tau else "ahead"
+        order = "behind" if others[best] < graph.tau else "ahead" if others[best] > graph.tau else "level"
         return (
-            f"The best of the others ({name}) lies {order}, but within the graph network's interval: this split "
+            f"The best of the others ({name}) lies {order}, within the graph network's interval: this split "
             f"cannot tell the two apart."
         )
     return f"The best of the others ({name}) lies below the graph network's interval."
@@ -294,8 +294,9 @@ def _search(record: Record) -> Section:
     figure = figures.search_curve(curves[0], curves[1], unit) if all(curves) else ""
     difference = search.evolution.best[0].predicted - search.random.best[0].predicted
     size = f"{words.points(abs(difference), sign=False)} percentage points" if fraction else f"{abs(difference):.3g}"
+    place = f"lies {size} {'above' if difference > 0 else 'below'}" if difference else "equals"
     text = [
-        f"The best prediction of evolution lies {size} {'above' if difference >= 0 else 'below'} that of random "
+        f"The best prediction of evolution {place} that of random "
         f"search, after {search.evolution.queries:,} and {search.random.queries:,} queries. These are predictions, not "
         f"measurements: the difference shows how well the search uses the predictor, and retraining shows what that "
         f"is worth."
