@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,6 @@ from supernet.settings import UnavailableError
 
 FORMAT = 1
 APPLICATION_ID = 0x67656E61  # "gena"
-
-FAILURES = ("oom", "diverged", "timeout", "crash", "killed")
-"""Kinds of failure. Only ``crash`` and ``killed`` are tried again."""
 
 _SCHEMA = """
 CREATE TABLE architectures (
@@ -327,7 +324,7 @@ def open_store(path: Path) -> Store:
         connection = sqlite3.connect(path, isolation_level=None, timeout=30)
     except sqlite3.OperationalError as error:
         raise UnavailableError(f"{path}: cannot open ({error})") from error
-    try:
+    with _closed_on_error(connection), _unwritable(path):
         new = _is_blank(connection, path)
         if not new:
             _check_format(connection, path)
@@ -339,12 +336,6 @@ def open_store(path: Path) -> Store:
                 f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
                 f"PRAGMA user_version = {FORMAT}; COMMIT;"
             )
-    except sqlite3.OperationalError as error:
-        connection.close()
-        raise UnavailableError(f"{path}: cannot write ({error})") from error
-    except BaseException:
-        connection.close()
-        raise
     return Store(connection, path)
 
 
@@ -353,12 +344,25 @@ def read_store(path: Path) -> Store:
     if not path.is_file():
         raise InputError(f"{path}: no such store; run generate first")
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
-    try:
+    with _closed_on_error(connection):
         _check_format(connection, path)
-    except BaseException:
-        connection.close()
-        raise
     return Store(connection, path)
+
+
+@contextmanager
+def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.callback(connection.close)
+        yield
+        stack.pop_all()  # all went well: it stays open
+
+
+@contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise UnavailableError(f"{path}: cannot write ({error})") from error
 
 
 def _is_blank(connection: sqlite3.Connection, path: Path) -> bool:
