@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from predictor import Evaluation, evaluate, evaluate_split
-from predictor.evaluate import mean_interval
+from predictor.evaluation import mean_interval
 from supernet import InputError, LabelRow, LabelTable, OpSubset
 
 TRAIN = 250

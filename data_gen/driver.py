@@ -28,6 +28,7 @@ from data_gen.store import Job, Store
 from supernet import InputError, Settings
 from supernet.settings import UnavailableError
 from training import DataInfo, Recipe
+from training.devices import gpu_names
 
 
 class WorkerSettings(Settings):
@@ -81,9 +82,7 @@ class Progress:
 
 def device_names(settings: WorkerSettings) -> list[str]:
     """One device name for each worker process. Raises UnavailableError for a GPU that is not there."""
-    import torch
-
-    gpus = torch.cuda.device_count() if settings.device != "cpu" and torch.cuda.is_available() else 0
+    gpus = len(gpu_names()) if settings.device != "cpu" else 0
     if gpus:
         return [f"cuda:{index}" for _ in range(settings.per_gpu) for index in range(gpus)]  # few jobs spread over all
     if settings.device == "cuda":

@@ -22,9 +22,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
-    from genas.overview import evaluate, report, status
-    from genas.pipeline import export_table, fit, generate, run_all, search
+    from genas.fitting import fit
+    from genas.generating import export_table, generate
+    from genas.overview import evaluate
+    from genas.pipeline import run_all
     from genas.retraining import retrain
+    from genas.searching import search
+    from genas.standing import report, status
     from supernet import InputError, read_table
 
 _HOMES = {
@@ -33,16 +37,16 @@ _HOMES = {
     "RunSettings": "genas.config",
     "cost": "genas.costing",
     "evaluate": "genas.overview",
-    "export_table": "genas.pipeline",
-    "fit": "genas.pipeline",
-    "generate": "genas.pipeline",
+    "export_table": "genas.generating",
+    "fit": "genas.fitting",
+    "generate": "genas.generating",
     "load_run": "genas.config",
     "read_table": "supernet",
-    "report": "genas.overview",
+    "report": "genas.standing",
     "retrain": "genas.retraining",
     "run_all": "genas.pipeline",
-    "search": "genas.pipeline",
-    "status": "genas.overview",
+    "search": "genas.searching",
+    "status": "genas.standing",
 }
 
 __all__ = [

@@ -90,7 +90,7 @@ def generate(
         _dry_run(loaded, as_json)
         return
     from genas.display import Display
-    from genas.pipeline import generate as stage
+    from genas.generating import generate as stage
     from genas.words import generated
 
     with Display(quiet=as_json) as display:
@@ -113,7 +113,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit the graph predictor and measure its Kendall tau on held-out architectures."""
-    from genas.pipeline import fit as stage
+    from genas.fitting import fit as stage
     from genas.words import fitted
     from supernet import InputError, read_table
 
@@ -138,7 +138,7 @@ def fit(
 @app.command()
 def search(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
     """Search with the fitted predictor under the hard limits, besides random search at equal cost."""
-    from genas.pipeline import search as stage
+    from genas.searching import search as stage
     from genas.words import found
 
     loaded = _load(source, overrides, logs)
@@ -175,7 +175,7 @@ def report(name: RunName, logs: Logs = "logs") -> None:
 def status(name: RunName, logs: Logs = "logs", as_json: Json = False) -> None:
     """How a run stands."""
     from genas.config import find_run
-    from genas.overview import status as question
+    from genas.standing import status as question
     from genas.words import standing
 
     result = question(find_run(name, logs))
@@ -190,7 +190,7 @@ def export_table(
 ) -> None:
     """Write a run's labels as a graph-table file."""
     from genas.config import find_run
-    from genas.pipeline import export_table as write
+    from genas.generating import export_table as write
 
     _say(f"{out}: {write(find_run(name, logs), out)} architectures")
 

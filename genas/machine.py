@@ -9,13 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from training.devices import gpu_names
+
 _PACKAGES = ("genas", "torch", "torchvision", "torch-geometric", "numpy", "scipy", "scikit-learn")
 
 
 def describe_machine(seed: int) -> dict[str, Any]:
     """Content of ``meta.json``: enough to tell why two runs differ."""
-    import torch
-
     return {
         "command": sys.argv,
         "seed": seed,
@@ -23,7 +23,7 @@ def describe_machine(seed: int) -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "gpus": gpu_names(),
         "git_commit": _commit(),
     }
 

@@ -1,99 +1,21 @@
-"""Questions that train nothing: how a run stands, how long one would take, which predictor is best."""
+"""Questions that keep nothing: how long a run would take, which predictor is best."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from data_gen import WorkerSettings, device_names, is_locked, plan, read_store
-from genas.config import Run, load_run
-from genas.files import read_json
+from data_gen import device_names, plan
+from genas.config import Run
 from genas.stages import resolve, single_thread
-from predictor.evaluate import Evaluation, Progress
-from predictor.evaluate import evaluate as evaluate_predictors
+from predictor.evaluation import Evaluation, Progress
+from predictor.evaluation import evaluate as evaluate_predictors
 from supernet import ArchGraph, LabelTable
 from supernet.network import build_network
 from training import DataInfo, Recipe, Split, load_split, train
-
-STAGES = ("generate", "fit", "search", "retrain", "report")
-
-
-def status(folder: Path) -> dict[str, Any]:
-    """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds."""
-    store = read_store(folder / "store.db")
-    driven = is_locked(folder)
-    try:
-        training = {}
-        for stage in ("generate", "retrain"):
-            results = store.results(stage)
-            attempts = store.attempts(stage)
-            failures = store.failures(stage, retries=_retries(folder))
-            training[stage] = {
-                "planned": len(store.jobs(stage)),
-                "done": len(results),
-                "failed": len(failures),
-                "running": attempts.get("running", 0) if driven else 0,  # a killed driver leaves them open
-                "failures": [
-                    {"key": failure.job.architecture.key, "seed": failure.job.seed, "kind": failure.kind}
-                    for failure in failures
-                ],
-            }
-        best = max(store.results("generate"), key=lambda result: result.accuracy, default=None)
-        seconds: dict[str, float] = {}
-        for _, message in store.events("seconds"):
-            entry = json.loads(message)
-            seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + float(entry["seconds"])
-    finally:
-        store.close()
-    evaluation = read_json(folder / "predictor" / "evaluation.json")
-    found = read_json(folder / "winner" / "search.json")
-    winner = read_json(folder / "winner" / "retrain.json")
-    if winner and found and winner["roles"]["winner"]["key"] != found["evolution"]["best"][0]["key"]:
-        winner = None  # of an earlier search
-    for stage, content in (("fit", evaluation), ("search", found)):
-        if content is not None:
-            seconds[stage] = float(content["seconds"])
-    return {
-        "run": folder.name,
-        "folder": str(folder),
-        "stages": {
-            "generate": _state(training["generate"]),
-            "fit": "done" if evaluation else "waiting",
-            "search": "done" if found else "waiting",
-            "retrain": _retrain_state(training["retrain"], winner),
-            "report": "done" if (folder / "report.html").is_file() else "waiting",
-        },
-        "generate": training["generate"],
-        "retrain": training["retrain"],
-        "best": None if best is None else {"key": best.job.architecture.key, "accuracy": best.accuracy, **best.costs},
-        "tau": None if evaluation is None else evaluation["models"]["graph"],
-        "winner": None if found is None else found["evolution"]["best"][0],
-        "test": None if winner is None else winner["roles"],
-        "seconds": seconds,
-    }
-
-
-def _retries(folder: Path) -> int:
-    path = folder / "config.yml"
-    return load_run(path).settings.workers.retries if path.is_file() else WorkerSettings().retries
-
-
-def _retrain_state(training: dict[str, Any], winner: dict[str, Any] | None) -> str:
-    if winner is not None:
-        return "failed" if winner["roles"]["winner"]["mean"] is None else "done"
-    unfinished = training["planned"] - training["done"] - training["failed"]
-    return "begun" if unfinished or training["running"] else "waiting"
-
-
-def _state(training: dict[str, Any]) -> str:
-    if not training["planned"]:
-        return "waiting"
-    return "done" if training["done"] + training["failed"] >= training["planned"] else "begun"
 
 
 def estimate(run: Run) -> dict[str, Any]:
@@ -175,15 +97,8 @@ def evaluate(
         train_size: rows to fit on; None is five sixths of them.
 
     Raises:
-        InputError: see :func:`predictor.evaluate.evaluate`.
+        InputError: see :func:`predictor.evaluate`.
     """
     rows = round(len(table) * 5 / 6) if train_size is None else train_size
     with single_thread():
         return evaluate_predictors(table, metric, rows, trials, seed, progress=progress)
-
-
-def report(run: Run) -> Path:
-    """Write the run's report.html and return its path. Raises InputError where the run has no store."""
-    from analysis import write_report
-
-    return write_report(run.folder)

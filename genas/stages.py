@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from data_gen import Job, Progress, Store, Task, run_jobs
 from genas.config import Run, RunSettings, differences, save_settings
 from genas.machine import describe_machine
@@ -24,6 +22,8 @@ ShowProgress = Callable[[Progress], None]
 @contextmanager
 def single_thread() -> Iterator[None]:
     """One torch thread: the predictor's operations are too small for more, which only wait for each other."""
+    import torch  # generate needs none
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from torch import nn
 
-from predictor.graph import GraphPredictorSettings, fit_graph, labels
+from predictor.graph import fit_graph, labels
+from predictor.settings import GraphPredictorSettings
 from supernet import InputError, LabelTable, Node
 
 Columns: TypeAlias = Callable[[LabelTable], NDArray[np.float64]]

@@ -11,51 +11,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from predictor.encoding import GraphEncoder
 from predictor.files import read_predictor, write_predictor
 from predictor.geometric import Batch, MessagePassing
-from supernet import ArchGraph, InputError, LabelTable, Settings
+from predictor.settings import GraphPredictorSettings
+from supernet import ArchGraph, InputError, LabelTable
 
 _CHUNK = 200  # graphs scored at a time: their hidden channels stay in the processor's cache
 _FEWEST_STEPS = 5  # in an epoch
 _STEEPNESS = 2.0  # how fast the pair loss falls with the difference of two standardised scores
-
-
-class GraphPredictorSettings(Settings):
-    """Settings of the graph predictor.
-
-    Attributes:
-        members: networks in the ensemble.
-        width: hidden channels of a node in one network.
-        layers: rounds of messages, each one edge far in both directions.
-        epochs: passes over the training graphs.
-        batch_size: graphs in a step; fewer where the table would give less than 5 steps an epoch.
-        learning_rate: peak of the one-cycle schedule.
-        weight_decay: decoupled weight decay of the weights, not the biases.
-        pair_weight: share of the ranking loss, the rest is squared error.
-        dropout: share of channels dropped in training, of nodes and of whole graphs.
-        use_features: let the table's ``features`` enter; a prediction must then bring them.
-    """
-
-    members: Annotated[int, Field(ge=1, le=64)] = 4
-    width: Annotated[int, Field(ge=4, le=1024)] = 16
-    layers: Annotated[int, Field(ge=1, le=32)] = 3
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
-    batch_size: Annotated[int, Field(ge=2, le=65536)] = 50
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
-    pair_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    use_features: bool = False
 
 
 class MemberLinear(nn.Module):

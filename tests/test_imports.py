@@ -109,7 +109,16 @@ def test_broad_excepts_live_at_the_one_worker_boundary(name):
     assert len(broad) == (name == "data_gen/worker.py")
 
 
-def test_supernet_and_evolution_leave_torch_alone():
-    check = "import sys, supernet, evolution, supernet.spaces; print({'torch', 'torch_geometric'} & set(sys.modules))"
+TORCH_FREE = [
+    "supernet, supernet.spaces", "evolution", "training, training.data, training.recipe", "data_gen",
+    "predictor.settings",
+    "genas.config, genas.yaml_reader", "genas.generating", "genas.standing", "genas.pipeline", "analysis.report",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("modules", TORCH_FREE)
+def test_what_trains_nothing_leaves_torch_alone(modules):
+    """A wrong recipe, a status, a second driver must not wait seconds, nor a driver hold a gigabyte."""
+    check = f"import sys, {modules}; print({{'torch', 'torch_geometric', 'sklearn'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from training.data import DataInfo, Normalisation, SplitName
 from training.recipe import Recipe
 
 
@@ -36,28 +36,14 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation of each channel of the training images, pixels in 0..1."""
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-
-    @staticmethod
-    def of(images: NDArray[np.uint8]) -> Normalisation:
-        """Exact, from a histogram of each channel, so that large sets need no memory beyond a piece of them."""
-        channels = images.shape[-1]
-        counts = np.zeros((channels, 256), np.int64)
-        for start in range(0, len(images), 256):
-            for channel in range(channels):
-                piece = images[start : start + 256, ..., channel]
-                counts[channel] += np.bincount(piece.ravel(), minlength=256)
-        levels = np.arange(256) / 255
-        share = counts / counts.sum(axis=1, keepdims=True)
-        mean = share @ levels
-        deviation = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0))
-        # A constant channel must not divide by zero.
-        return Normalisation(tuple(mean.tolist()), tuple(np.maximum(deviation, 1e-3).tolist()))
+def load_split(info: DataInfo, name: SplitName) -> Split:
+    """One split on the CPU, in memory or memory-mapped."""
+    path = info.folder / f"{name}_images.npy"
+    mapped = path.stat().st_size > info.memory_megabytes * 2**20
+    # "c" maps copy-on-write: torch wants memory that it may write to, and the file stays as it is.
+    images = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
+    labels = np.load(info.folder / f"{name}_labels.npy", allow_pickle=False)
+    return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
 
 def stream(seed: int, key: str, epoch: int) -> torch.Generator:

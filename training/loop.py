@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.images import Normalisation, Split, evaluation_batches, stream, training_batches
+from training.data import Normalisation
+from training.images import Split, evaluation_batches, stream, training_batches
 from training.recipe import Recipe, learning_rate
 
 _LOG_EVERY = 20

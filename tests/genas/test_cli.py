@@ -18,7 +18,7 @@ import genas as package
 from data_gen import plan, read_store
 from genas.cli import app
 from genas.config import load_run
-from genas.pipeline import export_table
+from genas.generating import export_table
 from genas.stages import resolve
 from supernet import InputError, read_table
 
@@ -275,12 +275,12 @@ class TestExitCodes:
         assert not list(Path().iterdir())
 
     def test_no_gpu_is_3(self, genas, recipe, monkeypatch):
-        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setattr("data_gen.driver.gpu_names", list)
         answer = genas("run", recipe, "--dry-run", "--set", "workers.device=cuda")
         assert answer.code == 3
         assert "sees no GPU" in answer.err
 
-    @pytest.mark.parametrize(("stage", "module"), [("generate", "pipeline"), ("retrain", "retraining")])
+    @pytest.mark.parametrize(("stage", "module"), [("generate", "generating"), ("retrain", "retraining")])
     def test_some_failed_trainings_are_4(self, stage, module, genas, recipe, finished, monkeypatch):
         result = {**finished.results[stage], "failed": 1}
         monkeypatch.setattr(f"genas.{module}.{stage}", lambda run, progress: result)
@@ -290,7 +290,7 @@ class TestExitCodes:
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_interruptions_print_the_line_that_continues(self, number, code, genas, recipe, monkeypatch):
-        monkeypatch.setattr("genas.pipeline.generate", lambda run, progress: signal.raise_signal(number))
+        monkeypatch.setattr("genas.generating.generate", lambda run, progress: signal.raise_signal(number))
         answer = genas("generate", recipe, "--set", "limits={macs: 150000}")
         assert answer.code == code
         assert f"the same line continues: genas generate {recipe} --set 'limits={{macs: 150000}}'" in answer.err

@@ -8,10 +8,14 @@ import pytest
 from data_gen import plan, read_store
 from genas.config import load_run
 from genas.files import read_json
-from genas.overview import estimate, status
-from genas.pipeline import export_table, fit, generate, run_all, search
+from genas.fitting import fit
+from genas.generating import export_table, generate
+from genas.overview import estimate
+from genas.pipeline import run_all
 from genas.retraining import retrain
+from genas.searching import search
 from genas.stages import resolve
+from genas.standing import status
 from supernet import InputError, LabelTable, read_table
 from supernet.settings import UnavailableError
 

@@ -10,10 +10,10 @@ from scipy import stats
 
 import genas.retraining
 from genas.config import load_run
-from genas.overview import status
-from genas.pipeline import search
 from genas.retraining import _controls, _gain, retrain, write_model
+from genas.searching import search
 from genas.stages import resolve
+from genas.standing import status
 from supernet import Architecture, InputError, OpSubset, architectures, sample_distinct
 from training import load_split
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from supernet import InputError
 from supernet.settings import UnavailableError
-from training import DataSettings, load_split, open_prepared, prepare
+from training import DataSettings, load_split, open_prepared, prepare, sources
 from training import data as data_module
 
 
@@ -262,7 +262,7 @@ def test_a_damaged_npz_is_read_rightly_or_refused(saver, tmp_path):
             damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
         path.write_bytes(damaged)
         try:
-            data_module._open_npz(path)
+            sources._open_npz(path)
         except InputError:
             refused += 1
     assert refused > 200
@@ -422,7 +422,7 @@ def test_a_data_set_that_is_not_there_and_may_not_be_downloaded(name, tmp_path):
 def test_every_named_data_set_exists_in_torchvision():
     from torchvision import datasets
 
-    assert all(hasattr(datasets, class_name) for class_name, _, _ in data_module.TORCHVISION.values())
+    assert all(hasattr(datasets, class_name) for class_name, _, _ in sources.TORCHVISION.values())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from predictor import evaluate, evaluate_split, kendall_tau, tau_interval
-from predictor.evaluate import random_split
+from predictor.evaluation import random_split
 from supernet import InputError, LabelRow, LabelTable
 
 FAST = ("ridge", "macs")

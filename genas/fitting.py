@@ -1,0 +1,138 @@
+"""The second stage: a predictor of the labels, and how far to trust it."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_gen import label_table, read_store, run_lock
+from genas.config import FitSettings, Run
+from genas.files import digest, read_json
+from genas.stages import compare, label_settings, resolve_space, saved_settings, single_thread
+from predictor import PREDICTORS, fit_graph, kendall_tau, tau_interval
+from predictor.evaluation import random_split
+from supernet import InputError, LabelTable
+from supernet.files import write_json
+from supernet.graph import graph_to_json
+
+_FORMAT = 1
+"""Of evaluation.json; another number makes fit run again."""
+
+FEWEST_LABELS = 10
+"""Below this many labelled architectures no predictor is fitted."""
+
+
+def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
+    """Fit the graph predictor on the run's labels and measure how far to trust it.
+
+    Kendall tau is measured on held-out architectures, besides ridge regression and a perceptron on the
+    choices, and plain MACs; the predictor that is saved has learnt from every label.
+
+    Args:
+        table: labels to use instead of the run's own.
+
+    Returns:
+        The content of ``predictor/evaluation.json``.
+
+    Raises:
+        InputError: too few labels, or a metric that they do not have.
+    """
+    if table is None:
+        store = read_store(run.store)
+        try:
+            saved = saved_settings(store, "generate")
+            if saved is not None:
+                run = resolve_space(run)
+                wanted = {
+                    **saved,
+                    **label_settings(run.settings),
+                    "limits": saved["limits"],
+                }  # one fit answers many limits
+                compare(run, "generate", saved, wanted)
+            table = label_table(store, run.settings.space)
+        finally:
+            store.close()
+    if len(table) < FEWEST_LABELS:
+        raise InputError(f"fit: {len(table)} labelled architectures; expected at least {FEWEST_LABELS}; generate more")
+    folder, settings = run.folder / "predictor", run.settings.fit
+    made_from = digest(
+        _FORMAT, _table_digest(table, settings.metric), settings.model_dump(mode="json"), run.settings.seed
+    )
+    known = read_json(folder / "evaluation.json")
+    if known is not None and known["made_from"] == made_from and (folder / "predictor.safetensors").is_file():
+        return known
+    with run_lock(folder), single_thread():
+        (folder / "evaluation.json").unlink(missing_ok=True)  # never beside a predictor that it does not describe
+        evaluation = _fit_table(table, settings, run.settings.seed, folder)
+        evaluation["made_from"] = made_from
+        write_json(folder / "evaluation.json", evaluation)
+    return evaluation
+
+
+def _fit_table(table: LabelTable, settings: FitSettings, seed: int, folder: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    train_size = min(max(round(settings.train_fraction * len(table)), 2), len(table) - 2)
+    learnt, held = random_split(len(table), train_size, seed, 0)
+    learning, testing = table.subset(learnt), table.subset(held)
+    measured = testing.metric(settings.metric)
+    models: dict[str, dict[str, object]] = {}
+    predictions: dict[str, NDArray[np.float64]] = {}
+    for name, fit_model in PREDICTORS.items():
+        if name == "graph":
+            graph_predictor = fit_graph(learning, settings.metric, settings.predictor, seed)
+            predicted = graph_predictor.predict(testing.graphs, [row.features for row in testing.rows])
+        else:
+            predicted = fit_model(learning, settings.metric, seed).predict(testing)
+        predictions[name] = predicted
+        models[name] = {
+            "tau": kendall_tau(predicted, measured),
+            "tau_ci95": list(tau_interval(predicted, measured, seed)),
+        }
+    fit_graph(table, settings.metric, settings.predictor, seed).save(folder)
+    return {
+        "metric": settings.metric,
+        "rows": len(table),
+        "train_size": len(learnt),
+        "test_size": len(held),
+        "seed": seed,
+        "models": models,
+        "label_noise": _label_noise(table, settings.metric),
+        "held_out": [
+            {"id": row.id, "measured": float(truth), "predicted": float(value)}
+            for row, truth, value in zip(testing.rows, measured, predictions["graph"], strict=True)
+        ],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _table_digest(table: LabelTable, metric: str) -> str:
+    labels = table.metric(metric).tolist()
+    rows = [
+        (row.id, label, graph_to_json(row.graph), row.features) for row, label in zip(table.rows, labels, strict=True)
+    ]
+    return digest(rows)
+
+
+def _label_noise(table: LabelTable, metric: str) -> dict[str, float] | None:
+    """How far two trainings of one architecture agree, and what a perfect predictor would reach on one of them.
+
+    If the labels are Gaussian, tau gives their correlation r = sin(pi tau / 2) (Greiner 1909); what is free of
+    noise correlates with one noisy label by the square root of r (Spearman 1904).
+    """
+    twice = [row for row in table.rows if f"{metric}_seed1" in row.metrics]
+    if len(twice) < 3:
+        return None
+    first = np.array([row.metrics[f"{metric}_seed0"] for row in twice])
+    second = np.array([row.metrics[f"{metric}_seed1"] for row in twice])
+    tau = kendall_tau(first, second)
+    return {
+        "architectures": len(twice),
+        "tau": tau,
+        "ceiling": 2 / math.pi * math.asin(math.sqrt(math.sin(math.pi * max(tau, 0.0) / 2))),
+        "standard_deviation": float(np.sqrt(np.mean((first - second) ** 2) / 2)),
+    }

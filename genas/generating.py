@@ -1,0 +1,54 @@
+"""The first stage: labels. Also what is done with them without a predictor: writing them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data_gen import Task, label_table, open_store, plan, read_store, run_lock
+from genas.config import Run
+from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, saved_settings, train_jobs
+from supernet import InputError, LabelTable, write_table
+from supernet.spaces import make_space
+
+
+def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
+    """Train the planned architectures that have no result yet.
+
+    Returns:
+        Counts (``planned``, ``found`` before this call, ``trained`` by it, ``failed``), ``best`` accuracy,
+        ``seconds``.
+
+    Raises:
+        InputError: settings that contradict the run's labels, or limits that nothing keeps.
+        UnavailableError: a device, download or folder that is not to be had.
+        KeyboardInterrupt: stopped; what was finished is committed.
+    """
+    run, info = resolve(run)
+    settings = run.settings
+    # Before the folder is touched: a limit that nothing keeps must not bind the run to it.
+    planned = plan(settings.space, settings.generate, settings.limits, settings.seed)
+    with run_lock(run.folder):
+        store = open_store(run.store)
+        try:
+            claim(store, run, info, "generate", label_settings(settings))
+            begin(run, info, store, "generate")
+            jobs = add_jobs(store, settings.space, "generate", planned)
+            task = Task(settings.space, info, settings.generate.recipe)
+            return train_jobs(run, store, jobs, task, progress)
+        finally:
+            store.close()
+
+
+def export_table(run_folder: Path, out: Path) -> int:
+    """Write a run's labels as a graph-table file; returns the number of rows. Raises InputError."""
+    store = read_store(run_folder / "store.db")
+    try:
+        saved = saved_settings(store, "generate")
+        table = label_table(store, make_space(saved["space"])) if saved else LabelTable(())
+    finally:
+        store.close()
+    if not len(table):
+        raise InputError(f"export: run {run_folder.name!r} has no labels yet; run generate first")
+    write_table(table, out)
+    return len(table)

@@ -1,0 +1,91 @@
+"""How a run stands: read from its files, without torch, whether it is being driven or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_gen import WorkerSettings, is_locked, read_store
+from genas.config import Run, load_run
+from genas.files import read_json
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds."""
+    store = read_store(folder / "store.db")
+    driven = is_locked(folder)
+    try:
+        training = {}
+        for stage in ("generate", "retrain"):
+            results = store.results(stage)
+            attempts = store.attempts(stage)
+            failures = store.failures(stage, retries=_retries(folder))
+            training[stage] = {
+                "planned": len(store.jobs(stage)),
+                "done": len(results),
+                "failed": len(failures),
+                "running": attempts.get("running", 0) if driven else 0,  # a killed driver leaves them open
+                "failures": [
+                    {"key": failure.job.architecture.key, "seed": failure.job.seed, "kind": failure.kind}
+                    for failure in failures
+                ],
+            }
+        best = max(store.results("generate"), key=lambda result: result.accuracy, default=None)
+        seconds: dict[str, float] = {}
+        for _, message in store.events("seconds"):
+            entry = json.loads(message)
+            seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + float(entry["seconds"])
+    finally:
+        store.close()
+    evaluation = read_json(folder / "predictor" / "evaluation.json")
+    found = read_json(folder / "winner" / "search.json")
+    winner = read_json(folder / "winner" / "retrain.json")
+    if winner and found and winner["roles"]["winner"]["key"] != found["evolution"]["best"][0]["key"]:
+        winner = None  # of an earlier search
+    for stage, content in (("fit", evaluation), ("search", found)):
+        if content is not None:
+            seconds[stage] = float(content["seconds"])
+    return {
+        "run": folder.name,
+        "folder": str(folder),
+        "stages": {
+            "generate": _state(training["generate"]),
+            "fit": "done" if evaluation else "waiting",
+            "search": "done" if found else "waiting",
+            "retrain": _retrain_state(training["retrain"], winner),
+            "report": "done" if (folder / "report.html").is_file() else "waiting",
+        },
+        "generate": training["generate"],
+        "retrain": training["retrain"],
+        "best": None if best is None else {"key": best.job.architecture.key, "accuracy": best.accuracy, **best.costs},
+        "tau": None if evaluation is None else evaluation["models"]["graph"],
+        "winner": None if found is None else found["evolution"]["best"][0],
+        "test": None if winner is None else winner["roles"],
+        "seconds": seconds,
+    }
+
+
+def _retries(folder: Path) -> int:
+    path = folder / "config.yml"
+    return load_run(path).settings.workers.retries if path.is_file() else WorkerSettings().retries
+
+
+def _retrain_state(training: dict[str, Any], winner: dict[str, Any] | None) -> str:
+    if winner is not None:
+        return "failed" if winner["roles"]["winner"]["mean"] is None else "done"
+    unfinished = training["planned"] - training["done"] - training["failed"]
+    return "begun" if unfinished or training["running"] else "waiting"
+
+
+def _state(training: dict[str, Any]) -> str:
+    if not training["planned"]:
+        return "waiting"
+    return "done" if training["done"] + training["failed"] >= training["planned"] else "begun"
+
+
+def report(run: Run) -> Path:
+    """Write the run's report.html and return its path. Raises InputError where the run has no store."""
+    from analysis import write_report
+
+    return write_report(run.folder)

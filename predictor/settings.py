@@ -1,0 +1,37 @@
+"""Settings of the graph predictor, apart from it: a recipe is checked without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from supernet import Settings
+
+
+class GraphPredictorSettings(Settings):
+    """Settings of the graph predictor.
+
+    Attributes:
+        members: networks in the ensemble.
+        width: hidden channels of a node in one network.
+        layers: rounds of messages, each one edge far in both directions.
+        epochs: passes over the training graphs.
+        batch_size: graphs in a step; fewer where the table would give less than 5 steps an epoch.
+        learning_rate: peak of the one-cycle schedule.
+        weight_decay: decoupled weight decay of the weights, not the biases.
+        pair_weight: share of the ranking loss, the rest is squared error.
+        dropout: share of channels dropped in training, of nodes and of whole graphs.
+        use_features: let the table's ``features`` enter; a prediction must then bring them.
+    """
+
+    members: Annotated[int, Field(ge=1, le=64)] = 4
+    width: Annotated[int, Field(ge=4, le=1024)] = 16
+    layers: Annotated[int, Field(ge=1, le=32)] = 3
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
+    batch_size: Annotated[int, Field(ge=2, le=65536)] = 50
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
+    pair_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    use_features: bool = False

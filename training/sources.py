@@ -1,0 +1,268 @@
+"""Where images come from: ``digits``, ``npz:PATH``, ``folder:PATH`` and torchvision's data sets, decoded to arrays.
+
+A source is class names and parts (train, and what else it has); its pixels are read when they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import tokenize
+import urllib.error
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from supernet import InputError
+from supernet.settings import UnavailableError, nearest
+
+_NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+_FOLDER_SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+_CLASS_LIMIT = 100_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some pictures of a source: labels in memory, pixels read when asked, in chunks."""
+
+    labels: NDArray[np.int64]
+    read: Callable[[Sequence[int]], list[NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A decoded source: class names, and the parts it already has."""
+
+    classes: tuple[str, ...]
+    parts: dict[str, Part]
+
+
+def open_source(source: str, root: Path, download: bool) -> Source:
+    """Open a source by its name.
+
+    Args:
+        root: folder of torchvision's data sets.
+        download: whether one that is not there may be fetched.
+
+    Raises:
+        InputError: an unknown name, or files that are no pictures.
+        UnavailableError: a data set that is not there and cannot be fetched.
+    """
+    scheme, _, rest = source.partition(":")
+    if source == "digits":
+        return _open_digits()
+    if scheme == "npz" and rest:
+        return _open_npz(Path(rest).expanduser())
+    if scheme == "folder" and rest:
+        return _open_folder(Path(rest).expanduser())
+    if source in TORCHVISION:
+        return _open_torchvision(source, root, download)
+    known = ["digits", "npz:PATH", "folder:PATH", *TORCHVISION]
+    raise InputError(f"data source {source!r} is unknown; {nearest(source, known)}")
+
+
+def fingerprint(source: str) -> object:
+    """What tells that the files behind a source have changed."""
+    scheme, _, rest = source.partition(":")
+    path = Path(rest).expanduser()
+    if scheme == "npz" and path.is_file():
+        status = path.stat()
+        return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+    if scheme == "folder" and path.is_dir():
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            for file in sorted(path.rglob("*")):
+                if file.is_file():  # a link to nowhere is none
+                    status = file.stat()
+                    digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        return [str(path.resolve()), digest.hexdigest()]
+    return source
+
+
+def _open_digits() -> Source:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    # 17 gray levels, 0..16, spread over a byte.
+    images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    return Source(tuple("0123456789"), {"train": _in_memory(images, labels.astype(np.int64))})
+
+
+def _in_memory(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Part:
+    return Part(labels, lambda positions: [images[position] for position in positions])
+
+
+def _open_npz(path: Path) -> Source:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                # A few bytes that unfold into gigabytes are no pictures.
+                if member.file_size > 2**26 and member.file_size > 1000 * max(1, member.compress_size):
+                    raise InputError(f"{path}: member {member.filename!r} unfolds more than a thousandfold; refused")
+        with np.load(path, allow_pickle=False) as file:
+            for key in _NPZ_KEYS[:2]:
+                if key not in file.files:
+                    raise InputError(f"{path}: array {key!r} is missing; {nearest(key, file.files)}")
+            arrays = {key: file[key] for key in file.files if key in (*_NPZ_KEYS, "classes")}
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected an .npz with {', '.join(_NPZ_KEYS)}") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, SyntaxError,
+            zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:  # fmt: skip
+        raise InputError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+    highest = 0
+    parts: dict[str, Part] = {}
+    for name in ("train", "test"):
+        if f"{name}_images" not in arrays:
+            continue
+        if f"{name}_labels" not in arrays:
+            raise InputError(f"{path}: {name}_images is there, but not {name}_labels")
+        images, labels = arrays[f"{name}_images"], arrays[f"{name}_labels"]
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+            raise InputError(
+                f"{path}: {name}_images must be uint8 (images, height, width[, 1 or 3]), "
+                f"got {images.dtype} {images.shape}"
+            )
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(
+                f"{path}: {name}_labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}"
+            )
+        if labels.min() < 0 or labels.max() >= _CLASS_LIMIT:
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise InputError(f"{path}: {name}_labels holds {wrong}; expected labels from 0 to {_CLASS_LIMIT - 1}")
+        highest = max(highest, int(labels.max()))
+        parts[name] = _in_memory(images, labels.astype(np.int64))
+    if "classes" in arrays and arrays["classes"].ndim != 1:
+        raise InputError(f"{path}: classes must be a list of names, got an array of shape {arrays['classes'].shape}")
+    classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else ()
+    if not classes:
+        classes = tuple(str(label) for label in range(highest + 1))
+    if highest >= len(classes) or len(classes) < 2:
+        raise InputError(f"{path}: label {highest} with {len(classes)} classes; expected at least 2 and labels below")
+    return Source(classes, parts)
+
+
+def _open_folder(path: Path) -> Source:
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected one folder of images for each class")
+    split_folders: dict[str, Path] = {}
+    for split, names in _FOLDER_SPLITS.items():
+        for name in names:
+            if (path / name).is_dir():
+                split_folders[split] = path / name
+    if "train" not in split_folders:
+        split_folders = {"train": path}
+    classes = tuple(sorted(_class_folders(split_folders["train"])))
+    if len(classes) < 2:
+        raise InputError(f"{split_folders['train']}: {len(classes)} class folders; expected at least 2")
+    parts = {}
+    for split, folder in split_folders.items():
+        unknown = _class_folders(folder) - set(classes)
+        if unknown:
+            raise InputError(f"{folder}: class {min(unknown)!r} is not among the training classes")
+        files: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            found = sorted(
+                file for file in (folder / name).rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
+            )
+            if not found and split == "train":
+                raise InputError(f"{folder / name}: no image; expected files such as .png or .jpg")
+            files += found
+            labels += [label] * len(found)
+        parts[split] = Part(np.array(labels, dtype=np.int64), _file_reader(files))
+    return Source(classes, parts)
+
+
+def _class_folders(folder: Path) -> set[str]:
+    """Names of its folders; hidden ones, such as those of notebooks and desktops, are no classes."""
+    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+
+
+def _file_reader(files: list[Path]) -> Callable[[Sequence[int]], list[NDArray[np.uint8]]]:
+    return lambda positions: [_read_image(files[position]) for position in positions]
+
+
+def _read_image(file: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith("I;16"):  # Pillow would clip at 255: the high byte is the picture
+                return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
+            if image.mode in ("I", "F"):
+                raise ValueError(f"pixels of mode {image.mode} have no fixed range; expected 8 or 16 bits a channel")
+            gray = image.mode in ("1", "L", "LA")
+            return _pixels(image.convert("L" if gray else "RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise InputError(f"{file}: not a readable image ({error})") from error
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    array = np.asarray(image, dtype=np.uint8)
+    return array[..., None] if array.ndim == 2 else array
+
+
+TORCHVISION: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
+    "cifar10": ("CIFAR10", {"train": True}, {"train": False}),
+    "cifar100": ("CIFAR100", {"train": True}, {"train": False}),
+    "mnist": ("MNIST", {"train": True}, {"train": False}),
+    "fashion_mnist": ("FashionMNIST", {"train": True}, {"train": False}),
+    "kmnist": ("KMNIST", {"train": True}, {"train": False}),
+    "svhn": ("SVHN", {"split": "train"}, {"split": "test"}),
+    "stl10": ("STL10", {"split": "train"}, {"split": "test"}),
+    "gtsrb": ("GTSRB", {"split": "train"}, {"split": "test"}),
+    "food101": ("Food101", {"split": "train"}, {"split": "test"}),
+    "oxford_iiit_pet": ("OxfordIIITPet", {"split": "trainval"}, {"split": "test"}),
+    "eurosat": ("EuroSAT", {}, {}),
+}
+"""Name: torchvision's class, and its arguments for the training and the test part."""
+
+
+def _open_torchvision(source: str, root: Path, download: bool) -> Source:
+    from torchvision import datasets
+
+    class_name, train, test = TORCHVISION[source]
+    parts: dict[str, Part] = {}
+    classes: tuple[str, ...] = ()
+    for name, options in (("train", train), ("test", test)):
+        if name == "test" and test == train:
+            continue
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            data = getattr(datasets, class_name)(str(root), download=download, **options)
+        except (urllib.error.URLError, http.client.HTTPException, OSError, RuntimeError) as error:
+            raise UnavailableError(
+                f"data source {source!r}: not under {root} and could not be downloaded ({error}); "
+                f"connect to the network, or use npz:PATH or folder:PATH"
+            ) from error
+        labels = _labels(data)
+        classes = tuple(getattr(data, "classes", ())) or tuple(str(label) for label in range(int(labels.max()) + 1))
+        parts[name] = Part(labels, _item_reader(data))
+    return Source(classes, parts)
+
+
+def _labels(data: Iterable[tuple[object, int]]) -> NDArray[np.int64]:
+    for attribute in ("targets", "labels", "_labels"):
+        values = getattr(data, attribute, None)
+        if values is not None:
+            return np.asarray(values, dtype=np.int64)
+    return np.array([label for _, label in data], dtype=np.int64)
+
+
+def _item_reader(data: Sequence[tuple[Image.Image, int]]) -> Callable[[Sequence[int]], list[NDArray[np.uint8]]]:
+    def read(positions: Sequence[int]) -> list[NDArray[np.uint8]]:
+        images: Iterator[Image.Image] = (data[position][0] for position in positions)
+        return [_pixels(image if image.mode == "L" else image.convert("RGB")) for image in images]
+
+    return read
