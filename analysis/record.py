@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_gen.store import Failure, Result, Store, read_store
 from supernet import InputError
+from supernet.files import read_json, read_proved_text
 
 
 class _Content(BaseModel):
@@ -303,7 +304,7 @@ def _trainings(store: Store, stage: str, retries: object) -> Trainings:
     return Trainings(
         len(store.jobs(stage)),
         store.results(stage),
-        store.failures(stage, 0),
+        store.failures(stage, None),
         final,
         store.attempts(stage).get("running", 0),
         [float(entry["seconds"]) for entry in entries if entry["stage"] == stage],
@@ -314,12 +315,11 @@ _Read = TypeVar("_Read", bound=_Content)
 
 
 def _read(path: Path, kind: type[_Read]) -> _Read | None:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    content = read_json(path)
+    if content is None:
         return None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -329,12 +329,12 @@ def _read(path: Path, kind: type[_Read]) -> _Read | None:
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except FileNotFoundError:
+    if not path.exists():
         return {}, ""
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    text = read_proved_text(path)
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged or unreadable ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected settings by name, got {type(content).__name__}")

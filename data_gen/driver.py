@@ -1,34 +1,45 @@
 """The driver: hands jobs to worker processes and commits what they answer.
 
 Every result is committed before the next job is handed out. A worker that dies, hangs or reports a
-failure costs one attempt of one job; the process is replaced and the run goes on.
+failure costs one attempt of one job; the process is replaced and the run goes on. Ctrl-C or SIGTERM
+has the workers leave a checkpoint and go, a second one ends them at once.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
+import math
 import os
 import selectors
-import socket
+import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data_gen.store import Job, Store
-from supernet import InputError, Settings
+from data_gen.store import Job, Store, is_final
+from supernet import Settings
 from supernet.settings import UnavailableError
 from training import DataInfo, Recipe
 from training.devices import gpu_names
+
+_STOP_SECONDS = 8.0
+"""How long a worker may take to leave its checkpoint: a driver that is asked to stop is gone within 10 s."""
+
+_FAILURES = ("oom", "diverged", "timeout", "crash", "killed")
+_LOGGER = logging.getLogger("genas.driver")
 
 
 class WorkerSettings(Settings):
@@ -39,7 +50,9 @@ class WorkerSettings(Settings):
         per_gpu: worker processes on one GPU.
         cpu_workers: worker processes on the CPU, one thread each; None is one for each core.
         stall_seconds: a worker that makes no step for so long is killed, its job failed as ``timeout``.
-        retries: how often a job is tried again after ``crash`` or ``killed``; other failures are final.
+        retries: how often a job is tried again after ``crash`` or ``killed``; after ``oom`` it is tried once more
+            with each batch in two pieces; other failures are final.
+        checkpoint_seconds: how often a training that takes longer leaves a checkpoint to go on from.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -47,6 +60,7 @@ class WorkerSettings(Settings):
     cpu_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     stall_seconds: Annotated[float, Field(gt=0)] = 600.0
     retries: Annotated[int, Field(ge=0, le=10)] = 2
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ class Task:
         data: the prepared images.
         measure: the split that gives the label; ``test`` also adds the validation images to training.
         weights: folder for the trained weights, as KEY-SEED.safetensors; None keeps none.
+        checkpoints: folder for checkpoints inside a training; None keeps none.
         command: the program that is a worker; tests put a fake one here.
     """
 
@@ -66,6 +81,7 @@ class Task:
     recipe: Recipe
     measure: Literal["validation", "test"] = "validation"
     weights: Path | None = None
+    checkpoints: Path | None = None
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "data_gen.worker")
 
 
@@ -91,46 +107,6 @@ def device_names(settings: WorkerSettings) -> list[str]:
     return ["cpu"] * (settings.cpu_workers or cores)
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether another process drives a run."""
-    try:
-        with (folder / "lock").open("r+", encoding="utf-8") as handle:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-@contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the run folder: one driver at a time. The kernel frees it when the process dies, however it dies.
-
-    Raises:
-        InputError: another driver holds it; names its process and host.
-        UnavailableError: the folder cannot be written.
-    """
-    path = folder / "lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UnavailableError(f"{path}: cannot write ({error.strerror})") from error
-    with handle:
-        try:
-            # lockf, not flock: a forked child would inherit the latter and hold the run after we died.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.seek(0)
-            owner = handle.read(200).strip() or "another process"
-            raise InputError(f"{folder}: in use by {owner}; wait for it or stop it") from error
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        handle.flush()
-        yield
-
-
 @dataclass
 class _Worker:
     """One process and what it is doing."""
@@ -142,6 +118,7 @@ class _Worker:
     ready: bool = False
     job: Job | None = None
     attempt: int = 0
+    batches: int = 0
     share: float = 0.0
     heard: float = field(default_factory=time.monotonic)
 
@@ -155,31 +132,73 @@ def run_jobs(
 ) -> None:
     """Train every job that has no result yet, and return when each has one or has failed for good.
 
+    A first SIGINT or SIGTERM has the workers leave checkpoints, and is then passed on to whoever handled it
+    before; a second one is passed on at once.
+
     Raises:
         UnavailableError: no worker can start, or the store cannot be written.
         KeyboardInterrupt: passed on after the workers are stopped; what was committed stays.
     """
+    jobs = list(dict.fromkeys(jobs))  # isomorphic networks share a job
     stages = {job.stage for job in jobs}
-    results = {result.job.id: result for stage in stages for result in store.results(stage)}
+    results = {number: accuracy for stage in stages for number, accuracy in store.accuracies(stage).items()}
     failed = {failure.job.id for stage in stages for failure in store.failures(stage, settings.retries)}
     waiting = deque(job for job in jobs if job.id not in results and job.id not in failed)
-    accuracies = [results[job.id].accuracy for job in jobs if job.id in results]
+    accuracies = [results[job.id] for job in jobs if job.id in results]
     pool = _Pool(store, waiting, task, settings)
     pool.done, pool.failed = len(accuracies), sum(job.id in failed for job in jobs)
     pool.best = max(accuracies, default=None)
-    try:
-        devices = device_names(settings)[: len(waiting)]
-        for device in devices:
-            pool.start_worker(device)
-        while pool.workers:
+    pool.clear_checkpoints([job for job in jobs if job.id in results])  # a driver may have died after a commit
+    with _Signals() as signals:
+        try:
+            devices = device_names(settings)[: len(waiting)]
+            for device in devices:
+                pool.start_worker(device)
+            while pool.workers:
+                if progress is not None:
+                    shares = tuple(worker.share for worker in pool.workers if worker.job is not None)
+                    progress(Progress(pool.done, pool.failed, len(jobs), shares, pool.best))
+                if signals.number is not None:
+                    pool.ask_to_stop()
+                pool.step()
             if progress is not None:
-                shares = tuple(worker.share for worker in pool.workers if worker.job is not None)
-                progress(Progress(pool.done, pool.failed, len(jobs), shares, pool.best))
-            pool.step()
-        if progress is not None:
-            progress(Progress(pool.done, pool.failed, len(jobs), (), pool.best))
-    finally:
-        pool.stop()
+                progress(Progress(pool.done, pool.failed, len(jobs), (), pool.best))
+        finally:
+            pool.stop()
+
+
+class _Signals:
+    """Takes note of the first SIGINT or SIGTERM, and passes it on at the end; a second one is passed on at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():  # no other may handle signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._give_back()
+        if self.number is not None and error is None:
+            signal.raise_signal(self.number)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+            return
+        self._give_back()
+        signal.raise_signal(number)
+
+    def _give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 class _Pool:
@@ -192,6 +211,7 @@ class _Pool:
         self.done = self.failed = 0
         self.best: float | None = None
         self.unborn = 0  # workers in a row that died before they were ready
+        self.deadline = math.inf  # of a stop that was asked for
 
     def start_worker(self, device: str) -> None:
         errors, error_path = tempfile.mkstemp(prefix="genas-worker-")
@@ -244,52 +264,92 @@ class _Pool:
                 self._lose(worker, "killed", "")
         now = time.monotonic()
         for worker in list(self.workers):
-            if now - worker.heard > self.settings.stall_seconds:
+            if now > self.deadline:
+                self._lose(worker, "interrupted", "")
+            elif now - worker.heard > self.settings.stall_seconds:
                 self._lose(worker, "timeout", f"no step for {self.settings.stall_seconds:g} s")
+
+    def ask_to_stop(self) -> None:
+        """Have every worker leave a checkpoint and go; those that do not within some seconds are killed."""
+        if self.deadline < math.inf:
+            return
+        self.deadline = time.monotonic() + _STOP_SECONDS
+        _LOGGER.warning("stopping: running trainings leave a checkpoint; once more stops at once")
+        for worker in list(self.workers):
+            if worker.job is None:
+                self._remove(worker)
+            else:
+                self._send(worker, {"stop": True})
 
     def stop(self) -> None:
         """Kill what still runs; its attempts are marked as interrupted and do not count."""
-        for worker in list(self.workers):
+        left = list(self.workers)
+        for worker in left:
             self._remove(worker)
-            if worker.job is not None:
-                self.store.fail(worker.attempt, "interrupted", "")
         self.selector.close()
+        for worker in left:
+            if worker.job is not None:
+                with suppress(UnavailableError):  # a full disk, told already: the next driver closes the attempt
+                    self.store.fail(worker.attempt, "interrupted", "")
+
+    def clear_checkpoints(self, jobs: Sequence[Job]) -> None:
+        """Remove what finished jobs could have gone on from."""
+        names = {_checkpoint_name(job) for job in jobs}
+        for path in self.task.checkpoints.glob("*") if self.task.checkpoints is not None else ():
+            if path.name.rsplit(".", 2)[0] in names:  # NAME.STEP.json and NAME.STEP.safetensors
+                path.unlink(missing_ok=True)
 
     def _hear(self, worker: _Worker, answer: dict[str, object]) -> None:
-        worker.heard = time.monotonic()
         if "ready" in answer:
+            worker.heard = time.monotonic()
             worker.ready = True
             self.unborn = 0
             self._next_job(worker)
             return
         job = worker.job
-        assert job is not None
-        assert answer["job"] == job.id
-        if "step" in answer:
+        if job is None or answer.get("job") != job.id:
+            self._lose(worker, "crash", f"the worker answered for another job: {str(answer)[:200]}")
+        elif "batches" in answer:
+            # Words alone are no sign of life: the count of batches has to grow.
+            if int(str(answer["batches"])) > worker.batches:
+                worker.batches, worker.heard = int(str(answer["batches"])), time.monotonic()
             worker.share = float(str(answer["step"])) / float(str(answer["steps"]))
-            return
-        if "result" in answer:
+        elif "result" in answer:
             result = answer["result"]
-            assert isinstance(result, dict)
-            self.store.commit(job, worker.attempt, result)  # first of all
+            try:
+                accuracy = self._commit(job, worker.attempt, result)  # first of all
+            except (sqlite3.IntegrityError, KeyError, ValueError, TypeError) as error:
+                self._lose(worker, "crash", f"the worker gave a result that is none ({type(error).__name__}: {error})")
+                return
+            self.clear_checkpoints([job])
             self.done += 1
-            accuracy = float(result["accuracy"])
             self.best = accuracy if self.best is None else max(self.best, accuracy)
             worker.job = None
             self._next_job(worker)
-        elif answer["failure"] == "unavailable":  # the machine's fault: stop cleanly, the same line continues
+        elif "stopped" in answer:
+            self._lose(worker, "interrupted", "")
+        elif answer.get("failure") == "unavailable":  # the machine's fault: stop cleanly, the same line continues
             raise UnavailableError(str(answer["message"]))
+        elif answer.get("failure") in _FAILURES:
+            self._lose(worker, str(answer["failure"]), str(answer.get("message", "")))
         else:
-            self._lose(worker, str(answer["failure"]), str(answer["message"]))
+            self._lose(worker, "crash", f"the worker wrote what is no answer: {str(answer)[:200]}")
+
+    def _commit(self, job: Job, attempt: int, result: object) -> float:
+        if not isinstance(result, dict):
+            raise TypeError("expected an object")
+        self.store.commit(job, attempt, result)
+        return float(result["accuracy"])
 
     def _next_job(self, worker: _Worker) -> None:
-        if not self.waiting:
+        if not self.waiting or self.deadline < math.inf:
             self._remove(worker)
             return
         job = self.waiting.popleft()
+        pieces = 2 if "oom" in self.store.tries(job) else 1
         worker.attempt = self.store.start(job, worker.process.pid)
-        worker.job, worker.share = job, 0.0
-        weights = self.task.weights
+        worker.job, worker.share, worker.batches, worker.heard = job, 0.0, 0, time.monotonic()
+        weights, checkpoints = self.task.weights, self.task.checkpoints
         self._send(
             worker,
             {
@@ -297,7 +357,10 @@ class _Pool:
                 "choices": list(job.architecture.choices),
                 "seed": job.seed,
                 "recipe": self.task.recipe.model_dump(mode="json"),
+                "pieces": pieces,
                 "weights": None if weights is None else str(weights / f"{job.architecture.key}-{job.seed}.safetensors"),
+                "checkpoints": None if checkpoints is None else [str(checkpoints), _checkpoint_name(job)],
+                "checkpoint_seconds": self.settings.checkpoint_seconds,
             },
         )
 
@@ -308,28 +371,31 @@ class _Pool:
         tail = self._error_tail(worker)
         self._remove(worker)
         job = worker.job
+        stopping = self.deadline < math.inf
         if job is not None:
             if outcome == "killed":
                 code = worker.process.returncode
                 message = f"the worker ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}; {tail}"
             self.store.fail(worker.attempt, outcome, message)
             # Tries are counted in the store, so those of an earlier driver count too.
-            if outcome in ("crash", "killed") and self.store.tries(job) <= self.settings.retries:
-                self.waiting.appendleft(job)
-            else:
+            if outcome != "interrupted" and is_final(self.store.tries(job), self.settings.retries):
                 self.failed += 1
-        elif not worker.ready:
+                self.clear_checkpoints([job])
+            else:
+                self.waiting.appendleft(job)
+        elif not worker.ready and not stopping:
             self.unborn += 1
             if self.unborn > self.settings.retries:
                 raise UnavailableError(f"worker processes die before their first job: {tail or 'no message'}")
             self.start_worker(worker.device)
             return
-        if self.waiting:
+        if self.waiting and not stopping:
             self.start_worker(worker.device)
 
     def _remove(self, worker: _Worker) -> None:
-        if worker.process.poll() is None:
-            worker.process.kill()
+        # The whole group, and before it is waited for: until then its number cannot belong to another.
+        with suppress(ProcessLookupError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
         assert worker.process.stdout is not None
         assert worker.process.stdin is not None
@@ -351,3 +417,7 @@ class _Pool:
         size = os.fstat(worker.errors).st_size
         text = os.pread(worker.errors, 2000, max(0, size - 2000)).decode(errors="replace")
         return text.strip()
+
+
+def _checkpoint_name(job: Job) -> str:
+    return f"{job.stage}-{job.architecture.key}-{job.seed}"

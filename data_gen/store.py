@@ -1,12 +1,14 @@
 """The run's store: SQLite, and the only place where results live.
 
 Only the driver that holds the run's lock writes. A result is committed, with full synchronisation,
-before anything else learns of it; readers open the file read-only and never block the writer.
+before anything else learns of it; readers open the file read-only and never block the writer. Whoever
+opens it checks every row first, so that what is read afterwards can be trusted.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,58 +16,27 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from supernet import Architecture, InputError
+from data_gen.mending import mend
+from data_gen.schema import (
+    COLUMNS,
+    FORMAT,
+    ForeignError,
+    check_format,
+    create,
+    damage,
+    end_attempt,
+    insert,
+    insert_numbered,
+    migrate,
+    row_digest,
+)
+from supernet import COST_NAMES, Architecture, InputError
 from supernet.settings import UnavailableError
 
-FORMAT = 1
-APPLICATION_ID = 0x67656E61  # "gena"
+_LOGGER = logging.getLogger("genas.store")
 
-_SCHEMA = """
-CREATE TABLE architectures (
-    key TEXT PRIMARY KEY,
-    space TEXT NOT NULL,
-    choices TEXT NOT NULL,
-    macs INTEGER NOT NULL,
-    conv_macs INTEGER NOT NULL,
-    params INTEGER NOT NULL,
-    activations INTEGER NOT NULL
-) STRICT;
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY,
-    stage TEXT NOT NULL,
-    key TEXT NOT NULL REFERENCES architectures (key),
-    seed INTEGER NOT NULL,
-    role TEXT NOT NULL DEFAULT '',
-    UNIQUE (stage, key, seed)
-) STRICT;
-CREATE TABLE attempts (
-    id INTEGER PRIMARY KEY,
-    job INTEGER NOT NULL REFERENCES jobs (id),
-    pid INTEGER NOT NULL,
-    started REAL NOT NULL,
-    finished REAL,
-    outcome TEXT CHECK (outcome IN ('done', 'oom', 'diverged', 'timeout', 'crash', 'killed', 'interrupted')),
-    message TEXT NOT NULL DEFAULT ''
-) STRICT;
-CREATE TABLE results (
-    job INTEGER PRIMARY KEY REFERENCES jobs (id),
-    accuracy REAL NOT NULL CHECK (accuracy BETWEEN 0 AND 1),
-    loss REAL NOT NULL CHECK (loss BETWEEN 0 AND 1e300),
-    epochs INTEGER NOT NULL,
-    seconds REAL NOT NULL,
-    peak_memory INTEGER NOT NULL,
-    images_per_second REAL NOT NULL,
-    curves TEXT NOT NULL,
-    committed REAL NOT NULL
-) STRICT;
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY,
-    time REAL NOT NULL,
-    kind TEXT NOT NULL,
-    message TEXT NOT NULL
-) STRICT;
-CREATE INDEX attempts_of_job ON attempts (job);
-"""
+OOM_TRIES = 2
+"""A network that needs too much memory is tried once more with each batch in two pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +52,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One committed training. Accuracy is a fraction, loss in nats, memory in bytes, macs for one image."""
+    """One committed training. Accuracy is a fraction, loss in nats, memory in bytes, macs for one image.
+
+    Attributes:
+        pieces: in how many pieces each batch was trained; more than 1 where memory was short.
+    """
 
     job: Job
     accuracy: float
     loss: float
     epochs: int
+    pieces: int
     seconds: float
     peak_memory: int
     images_per_second: float
@@ -132,42 +108,58 @@ class Store:
         stage: str,
         planned: Sequence[tuple[Architecture, int, str]],
         costs: Mapping[str, Mapping[str, int]],
+        graphs: Mapping[str, str] | None = None,
     ) -> list[Job]:
         """Enter (architecture, seed, role) for a stage; those already there stay as they are.
 
         Args:
-            costs: by architecture key.
+            costs: by architecture key, for those that the store does not know yet.
+            graphs: digests that isomorphic networks share, by key: of those only the first is entered.
 
         Returns:
-            The planned jobs in the order given.
+            A job for each entry of the plan, in its order. The job of a network that is isomorphic to one
+            entered earlier is that one's, so the same job may come twice.
         """
         jobs = []
+        known = self.keys()
         with self._writing() as connection:
             for architecture, seed, role in planned:
                 key = architecture.key
-                connection.execute(
-                    "INSERT OR IGNORE INTO architectures VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (key, architecture.space, json.dumps(architecture.choices), *(
-                        int(costs[key][name]) for name in ("macs", "conv_macs", "params", "activations")
-                    )),
-                )  # fmt: skip
-                connection.execute(
-                    "INSERT OR IGNORE INTO jobs (stage, key, seed, role) VALUES (?, ?, ?, ?)", (stage, key, seed, role)
-                )
-                (number,) = connection.execute(
+                if key not in known:
+                    graph = (graphs or {}).get(key)
+                    twin = connection.execute(
+                        "SELECT key, space, choices FROM architectures WHERE graph = ?", (graph,)
+                    ).fetchone()
+                    if twin is not None:
+                        key, space, choices = twin
+                        architecture = Architecture(space, tuple(json.loads(choices)))
+                    else:
+                        numbers = (int(costs[key][name]) for name in COST_NAMES)
+                        choices = json.dumps(architecture.choices)
+                        insert(connection, "architectures", (key, architecture.space, choices, graph, *numbers))
+                        known.add(key)
+                row = connection.execute(
                     "SELECT id FROM jobs WHERE stage = ? AND key = ? AND seed = ?", (stage, key, seed)
                 ).fetchone()
+                number = row[0] if row else insert_numbered(connection, "jobs", (stage, key, seed, role))
                 jobs.append(Job(number, stage, architecture, seed, role))
         return jobs
+
+    def keys(self) -> set[str]:
+        """The keys of all architectures entered."""
+        return {str(key) for (key,) in self._connection.execute("SELECT key FROM architectures")}
 
     def forget(self, jobs: Sequence[Job]) -> None:
         """Take back results whose weights are gone, so that they are trained again."""
         with self._writing() as connection:
             for job in jobs:
                 connection.execute("DELETE FROM results WHERE job = ?", (job.id,))
-                connection.execute(
-                    "UPDATE attempts SET outcome = 'interrupted' WHERE job = ? AND outcome = 'done'", (job.id,)
-                )
+                query = f"SELECT {', '.join(COLUMNS['attempts'])} FROM attempts WHERE job = ? AND outcome = 'done'"  # noqa: S608
+                for row in connection.execute(query, (job.id,)).fetchall():
+                    digest = row_digest("attempts", (*row[:5], "interrupted", row[6]))
+                    connection.execute(
+                        "UPDATE attempts SET outcome = 'interrupted', digest = ? WHERE id = ?", (digest, row[0])
+                    )
 
     def forget_stage(self, stage: str) -> None:
         """Take back the plan of a stage that has no result. A stage with results is an error of the caller."""
@@ -182,53 +174,48 @@ class Store:
     def close_open_attempts(self) -> int:
         """Mark attempts that a dead driver left behind; the lock says that nobody runs them. Returns how many."""
         with self._writing() as connection:
-            return connection.execute(
-                "UPDATE attempts SET finished = ?, outcome = 'interrupted' WHERE finished IS NULL", (time.time(),)
-            ).rowcount
+            open_ones = connection.execute("SELECT id FROM attempts WHERE outcome IS NULL").fetchall()
+            return sum(end_attempt(connection, number, "interrupted", "") for (number,) in open_ones)
 
     def start(self, job: Job, pid: int) -> int:
-        """Enter an attempt and return its number."""
+        """Enter an attempt and return its number. A job that is being tried already is an error of the caller."""
         with self._writing() as connection:
-            cursor = connection.execute(
-                "INSERT INTO attempts (job, pid, started) VALUES (?, ?, ?)", (job.id, pid, time.time())
-            )
-        return int(cursor.lastrowid or 0)
+            return insert_numbered(connection, "attempts", (job.id, pid, time.time(), None, None, ""))
 
     def commit(self, job: Job, attempt: int, result: Mapping[str, object]) -> None:
-        """Write a result and close its attempt in one transaction. A second result for a job is an error."""
+        """Write a result and close its attempt in one transaction.
+
+        Raises:
+            sqlite3.IntegrityError: a second result for a job, numbers that are no label, or an attempt that is
+                not the job's open one any more: its owner was given up, and another may be at the job.
+        """
+        values = (
+            job.id,
+            _real(result["accuracy"]),
+            _real(result["loss"]),
+            result["epochs"],
+            result["pieces"],
+            _real(result["seconds"]),
+            result["peak_memory"],
+            _real(result["images_per_second"]),
+            json.dumps(result["curves"], allow_nan=False),
+            time.time(),
+        )
         with self._writing() as connection:
-            connection.execute(
-                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    job.id,
-                    result["accuracy"],
-                    result["loss"],
-                    result["epochs"],
-                    result["seconds"],
-                    result["peak_memory"],
-                    result["images_per_second"],
-                    json.dumps(result["curves"], allow_nan=False),
-                    time.time(),
-                ),
-            )
-            connection.execute(
-                "UPDATE attempts SET finished = ?, outcome = 'done' WHERE id = ?", (time.time(), attempt)
-            )
+            owner = connection.execute("SELECT job FROM attempts WHERE id = ?", (attempt,)).fetchone()
+            if owner != (job.id,) or not end_attempt(connection, attempt, "done", ""):
+                raise sqlite3.IntegrityError(f"attempt {attempt} is not the open one of job {job.id}")
+            insert(connection, "results", values)
 
     def fail(self, attempt: int, outcome: str, message: str) -> None:
         """Close an attempt that gave no result; one that is closed already stays as it is."""
         with self._writing() as connection:
-            connection.execute(
-                "UPDATE attempts SET finished = ?, outcome = ?, message = ? WHERE id = ? AND finished IS NULL",
-                (time.time(), outcome, message[:2000], attempt),
-            )
+            end_attempt(connection, attempt, outcome, message[:2000].encode(errors="replace").decode())
 
     def event(self, kind: str, message: str) -> None:
         """Something worth telling in the report: a start, a stop, a stage's seconds."""
         with self._writing() as connection:
-            connection.execute(
-                "INSERT INTO events (time, kind, message) VALUES (?, ?, ?)", (time.time(), kind, message)
-            )
+            insert_numbered(connection, "events", (time.time(), kind, message))
 
     def events(self, kind: str) -> list[tuple[float, str]]:
         """(time, message) of one kind, oldest first."""
@@ -247,7 +234,7 @@ class Store:
     def results(self, stage: str) -> list[Result]:
         """Committed results of a stage, in the order in which they were planned."""
         rows = self._connection.execute(
-            "SELECT jobs.id, stage, space, choices, seed, role, accuracy, loss, epochs, seconds, peak_memory, "
+            "SELECT jobs.id, stage, space, choices, seed, role, accuracy, loss, epochs, pieces, seconds, peak_memory, "
             "images_per_second, curves, macs, conv_macs, params, activations "
             "FROM results JOIN jobs ON jobs.id = results.job JOIN architectures USING (key) "
             "WHERE stage = ? ORDER BY jobs.id",
@@ -262,17 +249,42 @@ class Store:
                 row[9],
                 row[10],
                 row[11],
-                json.loads(row[12]),
-                dict(zip(("macs", "conv_macs", "params", "activations"), row[13:], strict=True)),
+                row[12],
+                json.loads(row[13]),
+                dict(zip(COST_NAMES, row[14:], strict=True)),
             )
             for row in rows
         ]
 
-    def failures(self, stage: str, retries: int) -> list[Failure]:
-        """Jobs of a stage that have no result and will not be tried again.
+    def accuracies(self, stage: str) -> dict[int, float]:
+        """Accuracy of every committed result of a stage by the number of its job."""
+        rows = self._connection.execute(
+            "SELECT job, accuracy FROM results JOIN jobs ON jobs.id = results.job WHERE stage = ?", (stage,)
+        )
+        return {int(job): float(accuracy) for job, accuracy in rows}
+
+    def counts(self, stage: str) -> tuple[int, int]:
+        """(jobs planned, results committed) of a stage."""
+        row = self._connection.execute(
+            "SELECT COUNT(*), COUNT(results.job) FROM jobs LEFT JOIN results ON results.job = jobs.id WHERE stage = ?",
+            (stage,),
+        ).fetchone()
+        return int(row[0]), int(row[1])
+
+    def best(self, stage: str) -> tuple[str, float, dict[str, int]] | None:
+        """(key, accuracy, costs) of the result with the highest accuracy, None where there is none."""
+        row = self._connection.execute(
+            f"SELECT key, accuracy, {', '.join(COST_NAMES)} FROM results JOIN jobs ON jobs.id = results.job "  # noqa: S608
+            "JOIN architectures USING (key) WHERE stage = ? ORDER BY accuracy DESC, jobs.id LIMIT 1",
+            (stage,),
+        ).fetchone()
+        return None if row is None else (str(row[0]), float(row[1]), dict(zip(COST_NAMES, row[2:], strict=True)))
+
+    def failures(self, stage: str, retries: int | None) -> list[Failure]:
+        """Jobs of a stage that have failed, have no result and will not be tried again.
 
         Args:
-            retries: how often ``crash`` and ``killed`` are tried again.
+            retries: how often ``crash`` and ``killed`` are tried again; None also gives those that will be.
         """
         rows = self._connection.execute(
             "SELECT jobs.id, stage, space, choices, seed, role, outcome, message FROM attempts "
@@ -285,19 +297,19 @@ class Store:
         grouped: dict[int, list[tuple[str, str, Job]]] = {}
         for row in rows:
             grouped.setdefault(row[0], []).append((row[6], row[7], _job(*row[:6])))
-        failures = []
-        for tries in grouped.values():
-            kind, message, job = tries[-1]
-            if kind not in ("crash", "killed") or len(tries) > retries:
-                failures.append(Failure(job, kind, message, len(tries)))
-        return failures
+        return [
+            Failure(tries[-1][2], tries[-1][0], tries[-1][1], len(tries))
+            for tries in grouped.values()
+            if retries is None or is_final([kind for kind, _, _ in tries], retries)
+        ]
 
-    def tries(self, job: Job) -> int:
-        """Attempts of a job that ended in a failure of its own."""
-        (count,) = self._connection.execute(
-            "SELECT COUNT(*) FROM attempts WHERE job = ? AND outcome NOT IN ('done', 'interrupted')", (job.id,)
-        ).fetchone()
-        return int(count)
+    def tries(self, job: Job) -> list[str]:
+        """How the attempts of a job that ended in a failure of its own ended, oldest first."""
+        rows = self._connection.execute(
+            "SELECT outcome FROM attempts WHERE job = ? AND outcome NOT IN ('done', 'interrupted') ORDER BY id",
+            (job.id,),
+        )
+        return [str(outcome) for (outcome,) in rows]
 
     def attempts(self, stage: str) -> dict[str, int]:
         """How many attempts ended how; 'running' are those that have not."""
@@ -309,6 +321,22 @@ class Store:
         return {str(outcome): int(count) for outcome, count in rows}
 
 
+def is_final(kinds: Sequence[str], retries: int) -> bool:
+    """Whether a job that has failed so, oldest first, is given up.
+
+    ``crash`` and ``killed`` may be an accident and are tried again ``retries`` times; ``oom`` is tried once
+    more with smaller pieces; ``diverged`` and ``timeout`` would come again.
+    """
+    if kinds[-1] in ("crash", "killed"):
+        return sum(kind in ("crash", "killed") for kind in kinds) > retries
+    return kinds[-1] != "oom" or kinds.count("oom") >= OOM_TRIES
+
+
+def _real(value: object) -> object:
+    """As a REAL column gives it back, so that the digest is of the same value; the column refuses what is none."""
+    return float(value) if isinstance(value, int) else value
+
+
 def _job(number: int, stage: str, space: str, choices: str, seed: int, role: str) -> Job:
     return Job(number, stage, Architecture(space, tuple(json.loads(choices))), seed, role)
 
@@ -316,45 +344,102 @@ def _job(number: int, stage: str, space: str, choices: str, seed: int, role: str
 def open_store(path: Path) -> Store:
     """Open for writing, and make it where there is none. The caller holds the run's lock.
 
+    An older format is brought to this one; a damaged file is mended, with a warning that says what was lost.
+
     Raises:
         UnavailableError: the folder cannot be written.
-        InputError: another program's file, a damaged one, or one written by a newer version.
+        InputError: another program's file, one damaged beyond reading, or one written by a newer version.
     """
-    try:
-        connection = sqlite3.connect(path, isolation_level=None, timeout=30)
-    except sqlite3.OperationalError as error:
-        raise UnavailableError(f"{path}: cannot open ({error})") from error
-    with _closed_on_error(connection), _unwritable(path):
-        new = _is_blank(connection, path)
-        if not new:
-            _check_format(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        if new:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
-                f"PRAGMA user_version = {FORMAT}; COMMIT;"
-            )
+    connection = _connect(path)
+    with ExitStack() as stack:
+        stack.callback(lambda: connection.close())  # the one that is open by then
+        with _unwritable(path):
+            try:
+                if _is_blank(connection, path):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    create(connection)
+                wrong = _whole_or_why(connection, path)
+            except ForeignError as error:  # unless a row proves that it is ours, mending raises the same
+                wrong = [str(error).removeprefix(f"{path}: ")]
+            if wrong:
+                connection.close()
+                sentence = mend(path, wrong)
+                _LOGGER.warning("%s", sentence)
+                connection = _connect(path)
+                insert_numbered(connection, "events", (time.time(), "mended", sentence))
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA wal_autocheckpoint = 100")  # pages: a short log, the part that a tear can reach
+        stack.pop_all()  # all went well: it stays open
     return Store(connection, path)
 
 
 def read_store(path: Path) -> Store:
-    """Open read-only. Raises InputError as :func:`open_store`, and where there is no store."""
+    """Open read-only, never blocking a driver that writes.
+
+    Raises:
+        InputError: no store there, another program's, a damaged one, or one written by a newer version.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such store; run generate first")
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
-    with _closed_on_error(connection):
-        _check_format(connection, path)
+    connection = _connect_readonly(path)
+    with ExitStack() as stack:
+        stack.callback(lambda: connection.close())
+        if check_format(connection, path) < FORMAT:  # a reader cannot migrate the file: it migrates a copy
+            memory = sqlite3.connect(":memory:", isolation_level=None)
+            connection.backup(memory)
+            connection.close()
+            connection = memory
+            migrate(connection)
+            connection.execute("PRAGMA query_only = ON")
+        wrong = damage(connection)
+        if wrong:
+            raise InputError(
+                f"{path}: damaged ({'; '.join(wrong)[:200]}); `genas generate {path.parent.name}` mends it: what is "
+                f"whole is kept, what is lost is trained again"
+            )
+        stack.pop_all()
     return Store(connection, path)
 
 
-@contextmanager
-def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.callback(connection.close)
-        yield
-        stack.pop_all()  # all went well: it stays open
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(path, isolation_level=None, timeout=30)
+    except sqlite3.OperationalError as error:
+        raise UnavailableError(f"{path}: cannot open ({error})") from error
+
+
+def _connect_readonly(path: Path) -> sqlite3.Connection:
+    """Read-only, also where the folder cannot be written and the file was left with or without its log."""
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    for options in ("", "&immutable=1"):
+        connection = sqlite3.connect(uri + options, uri=True, isolation_level=None, timeout=30)
+        try:
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            log = path.with_name(f"{path.name}-wal")
+            # Without its log an immutable file is whole; with one, committed results would be missing.
+            if options or (log.is_file() and log.stat().st_size):
+                raise UnavailableError(f"{path}: cannot be read ({error}); is its folder writable?") from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError):  # check_format says it better
+            return connection
+        else:
+            return connection
+    raise AssertionError("the loop returns or raises")
+
+
+def _whole_or_why(connection: sqlite3.Connection, path: Path) -> list[str]:
+    """What is wrong with a store, which is brought to the current format first."""
+    if check_format(connection, path) < FORMAT:
+        try:
+            migrate(connection)
+        except sqlite3.OperationalError:
+            raise
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: an older format that cannot be brought to this one ({error})") from error
+    return damage(connection)
 
 
 @contextmanager
@@ -374,18 +459,6 @@ def _is_blank(connection: sqlite3.Connection, path: Path) -> bool:
         marks = connection.execute("PRAGMA application_id").fetchone()
     except sqlite3.OperationalError:
         raise
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"{path}: not a store of this tool, or damaged ({error})") from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise ForeignError(f"{path}: not a store of this tool, or damaged ({error})") from error
     return bool(tables == (0,) and marks == (0,))
-
-
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
-    try:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"{path}: not a store of this tool, or damaged ({error})") from error
-    if application != APPLICATION_ID:
-        raise InputError(f"{path}: not a store of this tool")
-    if version > FORMAT:
-        raise InputError(f"{path}: written by a newer version (format {version}, this one reads {FORMAT}); update")

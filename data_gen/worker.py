@@ -6,61 +6,86 @@ standard input closes, it stops at once, whatever it is doing.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from training import Checkpoints
 
 _HEARTBEAT_SECONDS = 0.5
+_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+_SHORT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "not enough memory",
+    "could not create a memory",
+)
 
 
 def main() -> None:
     """Serve jobs until standard input closes."""
+    _die_with_driver()
     # Only our lines may reach the driver: whatever a library prints goes to standard error.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_listen, args=(sys.stdin, lines), daemon=True).start()
-    context = _Context(json.loads(lines.get()), answers)
+    lines: queue.Queue[dict[str, Any]] = queue.Queue()
+    stop = threading.Event()
+    threading.Thread(target=_listen, args=(sys.stdin, lines, stop), daemon=True).start()
+    context = _Context(lines.get(), answers, stop)
     answers.write('{"ready": true}\n')
     answers.flush()
     while True:
-        context.run(json.loads(lines.get()))
+        context.run(lines.get())
 
 
-def _listen(source: TextIO, lines: queue.Queue[str]) -> None:
+def _die_with_driver() -> None:
+    """Have the kernel kill this process when its driver dies: also while it is stopped or deep in a library."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def _listen(source: TextIO, lines: queue.Queue[dict[str, Any]], stop: threading.Event) -> None:
     for line in source:
-        lines.put(line)
-    os._exit(0)  # the driver is gone: an orphan must not go on using the device
+        message = json.loads(line)
+        if message.get("stop"):
+            stop.set()
+        else:
+            lines.put(message)
+    # The driver is gone: an orphan must not go on using the device, nor may what it has started.
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
 class _Context:
     """What stays the same from job to job: device, splits, space."""
 
-    def __init__(self, first: dict[str, object], answers: TextIO) -> None:
+    def __init__(self, first: Mapping[str, Any], answers: TextIO, stop: threading.Event) -> None:
         import torch
 
         from supernet.spaces import make_space
         from training import load_split, open_prepared
 
-        torch.set_num_threads(int(str(first["threads"])))
-        self.device = torch.device(str(first["device"]))
+        torch.set_num_threads(int(first["threads"]))
+        self.device = torch.device(first["device"])
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-        self.answers = answers
-        settings = first["space"]
-        assert isinstance(settings, dict)
-        self.space = make_space(settings)
-        self.info = open_prepared(Path(str(first["data"])), int(str(first["memory_megabytes"])))
+        self.answers, self.stop = answers, stop
+        self.space = make_space(first["space"])
+        self.info = open_prepared(Path(first["data"]), int(first["memory_megabytes"]))
         self.training = load_split(self.info, "train").to(self.device)
         if first["measure"] == "test":
             # The last trainings learn from what chose as well: nothing is left to choose.
@@ -74,69 +99,104 @@ class _Context:
             self.measured = load_split(self.info, "validation").to(self.device)
         self.measure = first["measure"]
 
-    def run(self, job: dict[str, object]) -> None:
+    def run(self, job: Mapping[str, Any]) -> None:
         import torch
 
         from supernet.settings import UnavailableError
+        from training import DivergedError, StoppedError
 
         try:
             answer: dict[str, object] = {"result": self._train(job)}
+        except StoppedError:
+            answer = {"stopped": True}
         except UnavailableError as error:  # a full disk is no fault of the architecture
             answer = {"failure": "unavailable", "message": str(error)}
+        except DivergedError as error:
+            answer = {"failure": "diverged", "message": str(error)}
         except (MemoryError, torch.OutOfMemoryError) as error:
-            answer = {"failure": "oom", "message": str(error) or type(error).__name__}
+            answer = {"failure": "oom", "message": self._short_of_memory(job, error)}
         except Exception as error:  # noqa: BLE001 - the one boundary: a failing architecture is a row, not the end
-            kind = "diverged" if type(error).__name__ == "DivergedError" else "crash"
-            if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-                kind = "oom"  # the CPU allocator has no error class of its own
-            answer = {"failure": kind, "message": f"{type(error).__name__}: {error}"}
-            if kind == "crash":
+            if isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT_OF_MEMORY):
+                answer = {"failure": "oom", "message": self._short_of_memory(job, error)}  # the CPU has no error class
+            else:
+                answer = {"failure": "crash", "message": f"{type(error).__name__}: {error}"}
                 traceback.print_exc()
-        self.answers.write(json.dumps({"job": job["job"], **answer}, allow_nan=False) + "\n")
-        self.answers.flush()
-        if "failure" in answer:
+        self._answer(job, **answer)
+        if "result" not in answer:
             os._exit(1)  # a process that has seen an error is replaced: its memory and device state are suspect
 
-    def _train(self, job: dict[str, object]) -> dict[str, object]:
+    def _answer(self, job: Mapping[str, Any], **content: object) -> None:
+        self.answers.write(json.dumps({"job": job["job"], **content}, allow_nan=False) + "\n")
+        self.answers.flush()
+
+    def _train(self, job: Mapping[str, Any]) -> dict[str, object]:
         from supernet import Architecture
         from supernet.network import build_network
         from training import Recipe, train
 
-        choices = job["choices"]
-        assert isinstance(choices, list)
-        architecture = Architecture(self.space.name, tuple(choices))
-        seed = int(str(job["seed"]))
+        architecture = Architecture(self.space.name, tuple(job["choices"]))
+        seed, recipe = int(job["seed"]), Recipe.model_validate(job["recipe"])
         network = build_network(self.space.graph(architecture), seed)
-        last = time.monotonic()
+        batches, last = 0, time.monotonic()
 
         def progress(step: int, total: int) -> None:
-            nonlocal last
+            nonlocal batches, last
+            batches += 1  # what the driver takes for progress: a process that only seems alive makes none
             if time.monotonic() - last >= _HEARTBEAT_SECONDS:
                 last = time.monotonic()
-                self.answers.write(json.dumps({"job": job["job"], "step": step, "steps": total}) + "\n")
-                self.answers.flush()
+                self._answer(job, step=step, steps=total, batches=batches)
 
         result = train(
             network,
             self.training,
             self.measured,
             self.info.normalisation,
-            Recipe.model_validate(job["recipe"]),
+            recipe,
             seed,
             architecture.key,
             progress,
             watch=self.measure != "test",
+            pieces=job["pieces"],
+            checkpoints=self._checkpoints(job),
+            stop=self.stop.is_set,
         )
-        if job.get("weights"):
-            _save(network.state_dict(), Path(str(job["weights"])))
+        if job["weights"]:
+            _save(network, Path(job["weights"]))
         return result.to_json()
 
+    def _checkpoints(self, job: Mapping[str, Any]) -> Checkpoints | None:
+        from training import Checkpoints
 
-def _save(state: Mapping[str, Tensor], path: Path) -> None:
+        if job["checkpoints"] is None:
+            return None
+        identity = {name: job[name] for name in ("choices", "seed", "recipe", "pieces")} | {
+            "space": self.space.model_dump(mode="json"),
+            "images": self.info.folder.name,
+            "measure": self.measure,
+        }
+        folder, name = job["checkpoints"]
+        return Checkpoints(Path(folder), name, identity, float(job["checkpoint_seconds"]))
+
+    def _short_of_memory(self, job: Mapping[str, Any], error: Exception) -> str:
+        """What was tried, and how large it was."""
+        from supernet import Architecture
+
+        row = Architecture(self.space.name, tuple(job["choices"])).row()
+        costs = {name: int(values[0]) for name, values in self.space.costs(row).items()}
+        size = min(int(job["recipe"]["batch_size"]), len(self.training))
+        return (
+            f"batches of {size} images in {job['pieces']} pieces of {-(-size // job['pieces'])}, "
+            f"{costs['activations']:,} activations an image, {costs['params']:,} parameters: "
+            f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+        )
+
+
+def _save(network: nn.Module, path: Path) -> None:
     from safetensors.torch import save
 
     from supernet.files import write_bytes
 
+    state: Mapping[str, Tensor] = network.state_dict()
     write_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in state.items()}))
 
 

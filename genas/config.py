@@ -20,7 +20,7 @@ from evolution import SearchSettings
 from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_file, validate
 from predictor import GraphPredictorSettings
 from supernet import COST_NAMES, InputError, OpSubset, Settings
-from supernet.files import write_text
+from supernet.files import read_proved_text, write_proved_text
 from supernet.settings import nearest
 from supernet.spaces import AnySpace
 from training import DataSettings, Recipe
@@ -150,7 +150,8 @@ def bundled_recipes() -> list[str]:
 def save_settings(run: Run) -> None:
     """Write the resolved configuration to the run's folder, whole or not at all."""
     text = yaml.safe_dump(run.settings.model_dump(mode="json", exclude={"name"}), sort_keys=False)
-    write_text(run.folder / "config.yml", f"# The resolved configuration of the run {run.name}.\n{text}")
+    note = f"the resolved configuration of the run {run.name}, not to be edited: change the recipe, or use --set"
+    write_proved_text(run.folder / "config.yml", note, text)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -170,7 +171,8 @@ def _document(source: str, logs: Path) -> tuple[Document, str]:
     if path.suffix in (".yml", ".yaml") or _is_file(path):
         return read_yaml_file(path), path.stem
     if _NAME.fullmatch(source) and _is_file(logs / source / "config.yml"):
-        return read_yaml_file(logs / source / "config.yml"), source
+        saved = logs / source / "config.yml"
+        return read_yaml(read_proved_text(saved), str(saved)), source
     recipes = bundled_recipes()
     if source in recipes:
         text = (_RECIPES / f"{source}.yml").read_text(encoding="utf-8")

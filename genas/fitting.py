@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from data_gen import label_table, read_store, run_lock
 from genas.config import FitSettings, Run
-from genas.files import digest, read_json
-from genas.stages import compare, label_settings, resolve_space, saved_settings, single_thread
+from genas.stages import compare, digest, label_settings, resolve_space, saved_settings, single_thread
 from predictor import PREDICTORS, fit_graph, kendall_tau, tau_interval
 from predictor.evaluation import random_split
 from supernet import InputError, LabelTable
-from supernet.files import write_json
+from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
 
 _FORMAT = 1

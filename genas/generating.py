@@ -34,7 +34,7 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             claim(store, run, info, "generate", label_settings(settings))
             begin(run, info, store, "generate")
             jobs = add_jobs(store, settings.space, "generate", planned)
-            task = Task(settings.space, info, settings.generate.recipe)
+            task = Task(settings.space, info, settings.generate.recipe, checkpoints=run.folder / "checkpoints")
             return train_jobs(run, store, jobs, task, progress)
         finally:
             store.close()

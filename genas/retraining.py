@@ -18,7 +18,6 @@ from scipy import stats
 from data_gen import Job, Result, Task, open_store, run_lock
 from evolution import closest_in_macs
 from genas.config import Run
-from genas.files import read_json
 from genas.stages import (
     ShowProgress,
     add_jobs,
@@ -33,7 +32,7 @@ from genas.stages import (
 )
 from supernet import COST_NAMES, Architecture, InputError
 from supernet.export import network_source
-from supernet.files import write_bytes, write_json, write_text
+from supernet.files import read_json, write_bytes, write_json, write_text
 from supernet.network import build_network
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe
@@ -77,9 +76,11 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
                 for role, architecture in roles.items()
             ]
             jobs = add_jobs(store, space, "retrain", planned)
+            # An isomorphic network that was entered earlier stands for the one that was found.
+            roles = {role: job.architecture for (_, _, role), job in zip(planned, jobs, strict=True)}
             weights = run.folder / "checkpoints"
             store.forget([job for job in jobs if not _weights(weights, job).is_file()])
-            train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights), progress)
+            train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights, weights), progress)
             wanted = {job.id for job in jobs}
             results = [result for result in store.results("retrain") if result.job.id in wanted]
             return _write_retrained(run, info, recipe, roles, winner_file, results, weights)

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from data_gen import run_lock
 from evolution import Candidate, Score, SearchResult, evolve, random_search
 from genas.config import Run
-from genas.files import digest, read_json
-from genas.stages import resolve_space, single_thread
+from genas.stages import digest, resolve_space, single_thread
 from predictor import GraphPredictor
 from supernet import Choices, InputError, architectures
-from supernet.files import write_json
+from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
 from supernet.spaces import AnySpace
 

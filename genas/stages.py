@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from data_gen import Job, Progress, Store, Task, run_jobs
 from genas.config import Run, RunSettings, differences, save_settings
 from genas.machine import describe_machine
-from supernet import COST_NAMES, Architecture, InputError
+from supernet import Architecture, InputError, graph_costs
 from supernet.files import write_json
+from supernet.settings import UnavailableError
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe, prepare
 
@@ -67,6 +69,12 @@ def label_settings(settings: RunSettings) -> dict[str, Any]:
     }
 
 
+def digest(*parts: object) -> str:
+    """Tells whether anything that a result was made from has changed."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def retrain_settings(settings: RunSettings, recipe: Recipe) -> dict[str, Any]:
     """The same for ``retrain``."""
     kept = label_settings(settings)
@@ -87,7 +95,7 @@ def claim(store: Store, run: Run, info: DataInfo, stage: str, settings: Mapping[
     # The number of images too: labels of other pictures under the same path cannot be compared.
     wanted = {**settings, "images": {**info.sizes, "classes": len(info.classes)}}
     saved = saved_settings(store, stage)
-    if saved is not None and saved != json.loads(json.dumps(wanted)) and not store.results(stage):
+    if saved is not None and saved != json.loads(json.dumps(wanted)) and not store.counts(stage)[1]:
         store.forget_stage(stage)  # nothing was made with them yet
         saved = None
     if saved is None:
@@ -120,11 +128,14 @@ def begin(run: Run, info: DataInfo, store: Store, stage: str) -> None:
 
 def add_jobs(store: Store, space: AnySpace, stage: str, planned: Sequence[tuple[Architecture, int, str]]) -> list[Job]:
     """Enter the trainings of a stage; those that are there already stay as they are."""
-    costs = {}
-    for architecture, _, _ in planned:
-        values = space.costs(architecture.row())
-        costs[architecture.key] = {name: int(values[name][0]) for name in COST_NAMES}
-    return store.add_jobs(stage, planned, costs)
+    known = store.keys()
+    new = {key: architecture for architecture, _, _ in planned if (key := architecture.key) not in known}
+    costs, graphs = {}, {}
+    for key, architecture in new.items():
+        graph = space.graph(architecture)
+        costs[key] = graph_costs(graph)._asdict()
+        graphs[key] = graph.digest()
+    return store.add_jobs(stage, planned, costs, graphs)
 
 
 def train_jobs(
@@ -133,17 +144,18 @@ def train_jobs(
     """Train what has no result yet; counts and seconds of this call."""
     stage = jobs[0].stage
     wanted = {job.id for job in jobs}
-    found = sum(result.job.id in wanted for result in store.results(stage))
+    found = len(wanted & store.accuracies(stage).keys())
     started = time.perf_counter()
     try:
         run_jobs(store, jobs, task, run.settings.workers, progress)
     finally:
         seconds = time.perf_counter() - started
-        store.event("seconds", json.dumps({"stage": stage, "seconds": seconds}))
-    accuracies = [result.accuracy for result in store.results(stage) if result.job.id in wanted]
+        with suppress(UnavailableError):  # a full disk has been told already
+            store.event("seconds", json.dumps({"stage": stage, "seconds": seconds}))
+    accuracies = [accuracy for job, accuracy in store.accuracies(stage).items() if job in wanted]
     failed = [failure for failure in store.failures(stage, run.settings.workers.retries) if failure.job.id in wanted]
     return {
-        "planned": len(jobs),
+        "planned": len(wanted),
         "found": found,
         "trained": len(accuracies) - found,
         "failed": len(failed),

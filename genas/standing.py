@@ -6,32 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_gen import WorkerSettings, is_locked, read_store
+from data_gen import WorkerSettings, lock_owner, read_store
 from genas.config import Run, load_run
-from genas.files import read_json
+from supernet.files import read_json
 
 
 def status(folder: Path) -> dict[str, Any]:
     """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds."""
     store = read_store(folder / "store.db")
-    driven = is_locked(folder)
+    driver = lock_owner(folder)
     try:
         training = {}
         for stage in ("generate", "retrain"):
-            results = store.results(stage)
+            planned, done = store.counts(stage)
             attempts = store.attempts(stage)
             failures = store.failures(stage, retries=_retries(folder))
             training[stage] = {
-                "planned": len(store.jobs(stage)),
-                "done": len(results),
+                "planned": planned,
+                "done": done,
                 "failed": len(failures),
-                "running": attempts.get("running", 0) if driven else 0,  # a killed driver leaves them open
+                "running": attempts.get("running", 0) if driver else 0,  # a killed driver leaves them open
                 "failures": [
                     {"key": failure.job.architecture.key, "seed": failure.job.seed, "kind": failure.kind}
                     for failure in failures
                 ],
             }
-        best = max(store.results("generate"), key=lambda result: result.accuracy, default=None)
+        best = store.best("generate")
         seconds: dict[str, float] = {}
         for _, message in store.events("seconds"):
             entry = json.loads(message)
@@ -58,7 +58,7 @@ def status(folder: Path) -> dict[str, Any]:
         },
         "generate": training["generate"],
         "retrain": training["retrain"],
-        "best": None if best is None else {"key": best.job.architecture.key, "accuracy": best.accuracy, **best.costs},
+        "best": None if best is None else {"key": best[0], "accuracy": best[1], **best[2]},
         "tau": None if evaluation is None else evaluation["models"]["graph"],
         "winner": None if found is None else found["evolution"]["best"][0],
         "test": None if winner is None else winner["roles"],

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from supernet import InputError
-from supernet.files import write_bytes, write_json
+from supernet.files import write_bytes, write_text
 
 _FORMAT = "genas-graph-predictor"
 _VERSION = 1
@@ -31,7 +31,7 @@ def write_predictor(folder: Path, tensors: Mapping[str, Tensor], content: Mappin
     text = _canonical(content)
     document = {"format": _FORMAT, "version": _VERSION, "digest": _digest(weights, text), "content": content}
     write_bytes(folder / _WEIGHTS, weights)
-    write_json(folder / _CONTENT, document)
+    write_text(folder / _CONTENT, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def read_predictor(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

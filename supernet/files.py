@@ -1,17 +1,28 @@
-"""Files that are written whole or not at all: the only way that anything but the store and caches is written."""
+"""Files that are written whole or not at all, and JSON that proves itself: the only way that anything but the
+store and caches is written.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from supernet.settings import UnavailableError
+from supernet.settings import InputError, UnavailableError
+
+_FORMAT = 2
+"""Of every JSON file. Format 1 had neither ``format`` nor ``digest``; both are still read."""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a temporary file, force it to the disk, and give it the name; folders are made.
+
+    Args:
+        data: the content, or its pieces in order.
 
     Raises:
         UnavailableError: the folder cannot be written or the disk is full; an older file stays as it was.
@@ -21,7 +32,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines((data,) if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -36,11 +47,81 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise UnavailableError(f"{path}: cannot write ({error.strerror})") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text. Raises as :func:`write_bytes`."""
-    write_bytes(path, text.encode())
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write UTF-8 text, whole or in pieces. Raises as :func:`write_bytes`."""
+    write_bytes(path, text.encode() if isinstance(text, str) else (piece.encode() for piece in text))
 
 
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write an object. Raises as :func:`write_bytes`, and ValueError for numbers that are not finite."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object with a digest of itself. Raises as :func:`write_bytes`, and ValueError for NaN and infinity."""
+    write_bytes(path, _proved(content))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file of :func:`write_json`, None where there is no file.
+
+    Raises:
+        InputError: a file that is damaged, edited by hand, or written by a newer version.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged, no valid JSON; delete it and run the stage again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object, got {type(content).__name__}; delete it and run the stage again")
+    marks = {"format", "digest"} & content.keys()
+    if not marks:
+        return content  # format 1
+    written = content.get("format")
+    if type(written) is int and written > _FORMAT and "digest" in content:
+        raise InputError(f"{path}: written by a newer version (format {written}, this one reads {_FORMAT}); update")
+    inner = {key: value for key, value in content.items() if key not in marks}
+    if len(marks) < 2 or data != _proved(inner):
+        raise InputError(f"{path}: damaged or edited by hand; delete it and run the stage again")
+    return inner
+
+
+_FORMAT_1_TEXT = "# The resolved configuration of the run "
+_DIGEST_LINE = re.compile(r"# digest ([0-9a-f]{32}); [^\n]*\n")
+
+
+def write_proved_text(path: Path, note: str, text: str) -> None:
+    """Write text under a comment line with a digest of it and a note of one line. Raises as :func:`write_bytes`."""
+    write_text(path, f"# digest {_text_digest(text)}; {note}\n{text}")
+
+
+def read_proved_text(path: Path) -> str:
+    """The whole text of a file of :func:`write_proved_text`.
+
+    Raises:
+        InputError: a file that is not there, damaged, or edited by hand.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: damaged, no UTF-8 text") from error
+    first = _DIGEST_LINE.match(text)
+    if first is None and text.startswith(_FORMAT_1_TEXT):
+        return text
+    if first is None or first[1] != _text_digest(text[first.end() :]):
+        raise InputError(f"{path}: damaged or edited by hand; use the recipe that it was made from, changed by --set")
+    return text
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _proved(content: Mapping[str, Any]) -> bytes:
+    """The bytes of a file: the object between its format and its digest."""
+    inner = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    whole = {"format": _FORMAT, **content, "digest": _text_digest(inner)}
+    return (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()

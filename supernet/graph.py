@@ -7,10 +7,12 @@ nothing else. It needs no torch.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from supernet.settings import InputError
 
@@ -65,6 +67,12 @@ class Node:
         return int(value)
 
 
+@lru_cache(maxsize=4096)  # the graphs of a space share few patterns of edges
+def _is_ordered(edges: tuple[tuple[int, int], ...], count: int) -> bool:
+    """Whether edges are of a graph of so many nodes, distinct, and all lead to later nodes: the common case."""
+    return all(0 <= start < end < count for start, end in edges) and len(set(edges)) == len(edges)
+
+
 @dataclass(frozen=True, slots=True)
 class ArchGraph:
     """A directed acyclic graph of operations.
@@ -82,9 +90,7 @@ class ArchGraph:
         if not self.nodes:
             raise InputError("graph: no nodes; expected at least one")
         count = len(self.nodes)
-        if all(0 <= start < end < count for start, end in self.edges):  # the common case: already ordered
-            if len(set(self.edges)) != len(self.edges):
-                raise InputError("graph: an edge is given twice")
+        if _is_ordered(self.edges, count):
             return
         for start, end in self.edges:
             if not (0 <= start < count and 0 <= end < count):
@@ -120,20 +126,45 @@ class ArchGraph:
             raise InputError(f"graph: there is a cycle through or before node {stuck}; expected an acyclic graph")
         return done
 
+    def digest(self) -> str:
+        """The same text for isomorphic graphs, whatever the order of their nodes and edges.
+
+        Colour refinement (Weisfeiler and Leman 1968) along and against the edges, twice each. Other graphs
+        get another digest but for pairs that refinement cannot tell apart, which differ only in how equal
+        parts are wired.
+        """
+        colours = [_hashed(repr((node.op, node.attributes)).encode()) for node in self.nodes]
+        order, before = self.order(), self.predecessors()
+        after: list[list[int]] = [[] for _ in self.nodes]
+        for start, end in self.edges:
+            after[start].append(end)
+        for _ in range(2):
+            for sequence, neighbours in ((order, before), (order[::-1], after)):
+                for position in sequence:
+                    around = sorted(colours[neighbour] for neighbour in neighbours[position])
+                    colours[position] = _hashed(colours[position] + b"".join(around))
+        return _hashed(b"".join(sorted(colours))).hex()
+
     def total(self, attribute: str) -> float:
         """The sum of one attribute over the nodes that have it."""
         return math.fsum(node.get(attribute) for node in self.nodes)
 
 
+def _hashed(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
 def graph_to_json(graph: ArchGraph) -> dict[str, object]:
     """``{"nodes": [...], "edges": [...]}`` as in the graph-table file. Whole numbers stay whole."""
-    nodes = []
-    for node in graph.nodes:
-        entry: dict[str, object] = {"op": node.op}
-        for name, value in node.attributes:
-            entry[name] = int(value) if float(value).is_integer() else value
-        nodes.append(entry)
-    return {"nodes": nodes, "edges": [list(edge) for edge in graph.edges]}
+    return {"nodes": [node_to_json(node) for node in graph.nodes], "edges": [list(edge) for edge in graph.edges]}
+
+
+def node_to_json(node: Node) -> dict[str, object]:
+    """``{"op": ..., "in": 16, ...}``. Whole numbers stay whole."""
+    entry: dict[str, object] = {"op": node.op}
+    for name, value in node.attributes:
+        entry[name] = int(value) if float(value).is_integer() else value
+    return entry
 
 
 def graph_from_json(nodes: object, edges: object) -> ArchGraph:

@@ -22,13 +22,15 @@ class ShiftedConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
-        self.second = nn.Conv2d(in_channels, out_channels - out_channels // 2, 1, stride=2, bias=False)
+        self.first = nn.Conv2d(in_channels, out_channels // 2, 1, bias=False)
+        self.second = nn.Conv2d(in_channels, out_channels - out_channels // 2, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         # An odd side needs a pixel at the far edge, so that both halves have the same shape.
-        shifted = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
-        return torch.cat([self.first(x), self.second(shifted)], dim=1)
+        padded = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        # The stride is a slice: oneDNN's own strided 1x1 kernel writes past its buffer where channels
+        # are few (its issue 6035), which crashes training on a CPU.
+        return torch.cat([self.first(x[:, :, ::2, ::2]), self.second(padded[:, :, 1::2, 1::2])], dim=1)
 
 
 def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[int, ...], dict[str, object]]:

@@ -6,7 +6,8 @@ With its defaults this is the published CIFAR-100 space of 5 layers, 6 operation
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import compress
 from typing import Annotated, Literal
 
 import numpy as np
@@ -33,6 +34,18 @@ _PUBLISHED_LAYERS = tuple(
     LayerSettings(channels=channels, stride=stride)
     for channels, stride in ((16, 1), (32, 2), (40, 2), (80, 2), (320, 1))
 )
+
+
+@lru_cache(maxsize=8192)
+def _edges(counts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """The edges where each layer applies so many operations. Shared: a table of graphs holds few patterns."""
+    edges, source = [(0, 1)], 1
+    for count in counts:
+        total = source + count + 1
+        for position in range(source + 1, total):
+            edges += ((source, position), (position, total))
+        source = total
+    return (*edges, (source, source + 1), (source + 1, source + 2), (source + 2, source + 3))
 
 
 class OpSubset(Settings):
@@ -118,24 +131,19 @@ class OpSubset(Settings):
         return " ".join(bits[start : start + width] for start in range(0, len(bits), width))
 
     def graph(self, architecture: Architecture) -> ArchGraph:
-        self._check(architecture)
+        width = len(self.operations)
         nodes = [*self._stem]
-        edges = [(0, 1)]
-        source, width = 1, len(self.operations)
-        for index in range(len(self.layers)):
+        counts = []
+        well_formed = architecture.space == self.name and len(architecture.choices) == len(self.cardinalities)
+        for index in range(len(self.layers)) if well_formed else ():
             bits = architecture.choices[index * width : (index + 1) * width]
-            first = len(nodes)
-            nodes += [node for node, bit in zip(self._operations[index], bits, strict=True) if bit]
-            total = len(nodes)
+            before = len(nodes)
+            nodes += compress(self._operations[index], bits)
+            counts.append(len(nodes) - before)
             nodes.append(self._sums[index])
-            for position in range(first, total):
-                edges += ((source, position), (position, total))
-            source = total
-        for node in self._head:
-            edges.append((source, len(nodes)))
-            source = len(nodes)
-            nodes.append(node)
-        return ArchGraph(tuple(nodes), tuple(edges))
+        if not counts or 0 in counts or max(architecture.choices) > 1:
+            self._check(architecture)  # says what is wrong
+        return ArchGraph((*nodes, *self._head), _edges(tuple(counts)))
 
     def _check(self, architecture: Architecture) -> None:
         if architecture.space != self.name or len(architecture.choices) != len(self.cardinalities):

@@ -20,6 +20,7 @@ Choices: TypeAlias = NDArray[np.int8]
 """A batch of architectures, shape (architectures, choices)."""
 
 _KEY_LIMIT = 64
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 _BATCHES = (1024,) * 64 + (65_536,) * 400
 """Draws at a time. Limits that leave too few among all these, 26 million, count as too tight for sampling."""
@@ -42,7 +43,7 @@ class Architecture:
 
         More than 64 choices are shortened to a digest.
         """
-        digits = "".join(np.base_repr(choice, 36).lower() for choice in self.choices)
+        digits = "".join([_DIGITS[choice] for choice in self.choices])
         if len(digits) > _KEY_LIMIT:
             digits = hashlib.blake2b(digits.encode(), digest_size=16).hexdigest()
         return f"{self.space}-{digits}"

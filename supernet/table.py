@@ -15,15 +15,17 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supernet.files import write_text
-from supernet.graph import ArchGraph, graph_from_json, graph_to_json
+from supernet.graph import ArchGraph, Node, graph_from_json, node_to_json
 from supernet.settings import InputError, nearest
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _KEYS = ("id", "nodes", "edges", "metrics", "features", "choices")
 
 
@@ -92,16 +94,29 @@ class LabelTable:
 
 def write_table(table: LabelTable, path: Path) -> None:
     """Write the file whole or not at all. Raises UnavailableError where the folder cannot be written."""
-    write_text(path, "".join(f"{_line(row)}\n" for row in table.rows))
+    write_text(path, (f"{_line(row)}\n" for row in table.rows))
 
 
 def _line(row: LabelRow) -> str:
-    entry: dict[str, object] = {"id": row.id, **graph_to_json(row.graph), "metrics": dict(row.metrics)}
+    # Nodes and edges are shared by the rows of a table, so their text is made once.
+    nodes, edges = ",".join(map(_node_text, row.graph.nodes)), _edges_text(row.graph.edges)
+    entry: dict[str, object] = {"metrics": dict(row.metrics)}
     if row.features:
         entry["features"] = dict(row.features)
     if row.choices is not None:
         entry["choices"] = list(row.choices)
-    return json.dumps(entry, separators=(",", ":"), allow_nan=False)
+    rest = _encode(entry)[1:]
+    return f'{{"id":{_encode(row.id)},"nodes":[{nodes}],"edges":{edges},{rest}'
+
+
+@lru_cache(maxsize=8192)
+def _node_text(node: Node) -> str:
+    return _encode(node_to_json(node))
+
+
+@lru_cache(maxsize=8192)
+def _edges_text(edges: tuple[tuple[int, int], ...]) -> str:
+    return _encode(edges)
 
 
 def read_table(path: Path) -> LabelTable:

@@ -9,12 +9,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint, Checkpoints
     from training.data import DataInfo, DataSettings, Normalisation, open_prepared, prepare
     from training.images import Split, load_split
-    from training.loop import Curves, DivergedError, TrainResult, measure, train
+    from training.loop import Curves, DivergedError, StoppedError, TrainResult, measure, train
     from training.recipe import Recipe
 
 _HOMES = {
+    "Checkpoint": "training.checkpoint",
+    "Checkpoints": "training.checkpoint",
     "Curves": "training.loop",
     "DataInfo": "training.data",
     "DataSettings": "training.data",
@@ -22,6 +25,7 @@ _HOMES = {
     "Normalisation": "training.data",
     "Recipe": "training.recipe",
     "Split": "training.images",
+    "StoppedError": "training.loop",
     "TrainResult": "training.loop",
     "load_split": "training.images",
     "measure": "training.loop",
@@ -31,6 +35,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Checkpoint",
+    "Checkpoints",
     "Curves",
     "DataInfo",
     "DataSettings",
@@ -38,6 +44,7 @@ __all__ = [
     "Normalisation",
     "Recipe",
     "Split",
+    "StoppedError",
     "TrainResult",
     "load_split",
     "measure",

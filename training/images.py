@@ -60,9 +60,9 @@ def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
 
 
 def training_batches(
-    split: Split, recipe: Recipe, normalisation: Normalisation, generator: torch.Generator
+    split: Split, recipe: Recipe, normalisation: Normalisation, generator: torch.Generator, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in random order: (images, labels). The rest that fills no batch waits for another epoch."""
+    """One epoch in random order from batch ``first``: (images, labels). The rest that fills no batch is left out."""
     device = split.images.device
     count, side = len(split), split.images.shape[1]
     size = min(recipe.batch_size, count)
@@ -74,7 +74,7 @@ def training_batches(
     rows = (shifts[0][:, None] + positions).to(device)
     columns = (shifts[1][:, None] + torch.where(flips[:, None], positions.flip(0), positions)).to(device)
     order = order.to(device)
-    for start in range(0, count - size + 1, size):
+    for start in range(first * size, count - size + 1, size):
         chosen = order[start : start + size]
         images = split.images[chosen]
         if padding or recipe.flip:

@@ -9,6 +9,7 @@ import yaml
 
 from data_gen.store import open_store
 from supernet import OpSubset, architectures, sample_distinct
+from supernet.files import write_proved_text
 from supernet.graph import graph_to_json
 
 SPACE = OpSubset(input_size=8, classes=10)
@@ -46,7 +47,7 @@ class FakeRun:
             "limits": LIMITS,
             "workers": {"retries": 1},
         }
-        write(self.folder / "config.yml", yaml.safe_dump(self.config))
+        write_proved_text(self.folder / "config.yml", "a test", yaml.safe_dump(self.config))
         write(
             self.folder / "meta.json",
             {
@@ -87,6 +88,7 @@ class FakeRun:
                     "accuracy": level,
                     "loss": 0.4,
                     "epochs": epochs,
+                    "pieces": 1,
                     "seconds": 3.5,
                     "peak_memory": 500 * 2**20,
                     "images_per_second": 900.0,

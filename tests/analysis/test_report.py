@@ -17,6 +17,7 @@ from analysis.sections import quartiles
 from analysis.words import gain, limits, percent
 from data_gen.store import open_store
 from supernet import InputError
+from supernet.files import write_proved_text
 from supernet.settings import UnavailableError
 
 EVIL = "<script>alert('&\"')</script>"
@@ -178,7 +179,7 @@ def test_generation_cut_short_counts_what_is_done(make_run):
     assert "8 of 28 trainings done, 2 failed" in page.words[""]
     assert "Next: genas generate trial" in page.words[""]
     failures = page.rows("failures")
-    assert [(row["kind"], row["tried again"]) for row in failures] == [("crash", "yes"), ("oom", "no")]
+    assert [(row["kind"], row["tried again"]) for row in failures] == [("crash", "yes"), ("oom", "yes")]
 
 
 def test_nothing_but_failures(make_run):
@@ -266,7 +267,7 @@ def test_retraining_with_failures_and_one_seed(make_run):
 def test_the_axis_follows_the_limit(make_run, limited, axis, line):
     run = make_run()
     run.generate()
-    (run.folder / "config.yml").write_text(yaml.safe_dump({**run.config, "limits": limited}))
+    write_proved_text(run.folder / "config.yml", "a test", yaml.safe_dump({**run.config, "limits": limited}))
     page = report(run)
     assert f">{axis}</text>" in page.html
     assert (">limit " in page.html) == line

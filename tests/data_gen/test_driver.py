@@ -193,7 +193,7 @@ def test_a_worker_learns_everything_from_its_first_line(make_run):
         ("torn", "killed", 3, "the worker ended with exit code 0; "),
         ("garbage", "crash", 3, "the worker wrote what is no answer: b'hello'"),
         ("number", "crash", 3, "the worker wrote what is no answer: b'3'"),
-        ("oom", "oom", 1, "oom, as asked"),
+        ("oom", "oom", 2, "oom, as asked"),
         ("diverged", "diverged", 1, "diverged, as asked"),
     ],
 )

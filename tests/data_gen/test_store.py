@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data_gen import label_table, open_store, read_store
-from data_gen.store import APPLICATION_ID, FORMAT, Job
+from data_gen.schema import APPLICATION_ID, FORMAT
+from data_gen.store import Job
 from supernet import Architecture, InputError, OpSubset, architectures, read_table, write_table
 from supernet.op_subset import LayerSettings
 from supernet.settings import UnavailableError
@@ -14,6 +15,7 @@ RESULT = {
     "accuracy": 0.5,
     "loss": 1.25,
     "epochs": 3,
+    "pieces": 1,
     "seconds": 2.5,
     "peak_memory": 12345,
     "images_per_second": 99.5,
@@ -146,14 +148,15 @@ def test_a_closed_attempt_stays_as_it_is(store):
 
 
 def test_failures_say_kind_message_and_number_of_tries(store):
-    jobs = add(store, planned(6))
+    jobs = add(store, planned(7))
     outcomes = {
         0: ["crash", "crash"],  # a third try is left
         1: ["crash", "killed", "crash"],
-        2: ["oom"],
+        2: ["oom", "crash", "oom"],
         3: ["interrupted", "killed", "interrupted", "timeout"],
         4: ["interrupted"],
         5: ["crash"],
+        6: ["oom"],  # once more, with smaller pieces
     }
     for position, several in outcomes.items():
         for number, outcome in enumerate(several):
@@ -162,13 +165,14 @@ def test_failures_say_kind_message_and_number_of_tries(store):
     failures = store.failures("generate", retries=2)
     assert [(failure.job, failure.kind, failure.attempts) for failure in failures] == [
         (jobs[1], "crash", 3),
-        (jobs[2], "oom", 1),
+        (jobs[2], "oom", 3),
         (jobs[3], "timeout", 2),
     ]
     assert failures[0].message.startswith("crash 2x")
     assert len(failures[0].message) == 2000
-    assert [store.tries(job) for job in jobs] == [2, 3, 1, 2, 0, 1]
-    assert [failure.job for failure in store.failures("generate", retries=0)] == [jobs[0], jobs[1], jobs[2], jobs[3]]
+    assert [len(store.tries(job)) for job in jobs] == [2, 3, 3, 2, 0, 1, 1]
+    assert [failure.job for failure in store.failures("generate", retries=0)] == jobs[:4]
+    assert [failure.job for failure in store.failures("generate", None)] == [*jobs[:4], jobs[6]]
 
 
 def test_attempts_of_a_dead_driver_are_closed(store):

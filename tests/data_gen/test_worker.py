@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import sqlite3
 import sys
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,7 @@ def context(untested, monkeypatch):
 
     monkeypatch.setattr(worker.os, "_exit", end)
     answers = io.StringIO()
-    return worker._Context(first_line(untested), answers), answers
+    return worker._Context(first_line(untested), answers, threading.Event()), answers
 
 
 def first_line(info, measure="validation"):
@@ -136,7 +137,10 @@ def first_line(info, measure="validation"):
 
 def job(**changes):
     choices = list(ARCHITECTURES[0].choices)
-    return {"job": 7, "choices": choices, "seed": 0, "recipe": RECIPE.model_dump(mode="json"), **changes}
+    return {
+        "job": 7, "choices": choices, "seed": 0, "recipe": RECIPE.model_dump(mode="json"), "pieces": 1,
+        "weights": None, "checkpoints": None, "checkpoint_seconds": 60, **changes,
+    }  # fmt: skip
 
 
 def answered(answers):
@@ -152,11 +156,11 @@ def test_a_validation_worker_opens_no_test_split(context):
 
 
 def test_a_test_worker_learns_from_validation_too_and_needs_the_test_split(digits, untested):
-    serving = worker._Context(first_line(digits, "test"), io.StringIO())
+    serving = worker._Context(first_line(digits, "test"), io.StringIO(), threading.Event())
     assert len(serving.training) == digits.sizes["train"] + digits.sizes["validation"]
     assert torch.equal(serving.measured.images, load_split(digits, "test").images)
     with pytest.raises(FileNotFoundError, match="test_images"):
-        worker._Context(first_line(untested, "test"), io.StringIO())
+        worker._Context(first_line(untested, "test"), io.StringIO(), threading.Event())
 
 
 def test_the_test_split_is_measured_once(digits, monkeypatch):
@@ -166,7 +170,7 @@ def test_the_test_split_is_measured_once(digits, monkeypatch):
     measure = training.loop.measure
     monkeypatch.setattr(training.loop, "measure", lambda *arguments: calls.append(1) or measure(*arguments))
     answers = io.StringIO()
-    serving = worker._Context(first_line(digits, "test"), answers)
+    serving = worker._Context(first_line(digits, "test"), answers, threading.Event())
     serving.run(job(recipe=RECIPE.model_copy(update={"epochs": 3}).model_dump(mode="json")))
     (answer,) = answered(answers)
     assert calls == [1]
@@ -178,7 +182,11 @@ def test_the_test_split_is_measured_once(digits, monkeypatch):
     [
         (MemoryError(), "oom", "MemoryError"),
         (torch.OutOfMemoryError("CUDA out of memory"), "oom", "CUDA out of memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "oom", "RuntimeError: DefaultCPUAllocator"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "oom",
+            "DefaultCPUAllocator: can't allocate memory",
+        ),
         (RuntimeError("size mismatch"), "crash", "RuntimeError: size mismatch"),
         (ValueError("what"), "crash", "ValueError: what"),
     ],
@@ -193,7 +201,14 @@ def test_an_exception_is_an_answer_and_the_end_of_the_process(error, kind, said,
         serving.run(job())
     (answer,) = answered(answers)
     assert (answer["job"], answer["failure"]) == (7, kind)
-    assert answer["message"].startswith(said)
+    if kind == "oom":  # with its size
+        size, _, reason = answer["message"].partition(" parameters: ")
+        assert size.startswith("batches of ")
+        assert " images in 1 pieces of " in size
+        assert " activations an image, " in size
+        assert reason == said
+    else:
+        assert answer["message"].startswith(said)
     assert ("Traceback" in capsys.readouterr().err) == (kind == "crash")
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from data_gen import plan, read_store
 from genas.config import load_run
-from genas.files import read_json
 from genas.fitting import fit
 from genas.generating import export_table, generate
 from genas.overview import estimate
@@ -17,6 +16,7 @@ from genas.searching import search
 from genas.stages import resolve
 from genas.standing import status
 from supernet import InputError, LabelTable, read_table
+from supernet.files import read_json
 from supernet.settings import UnavailableError
 
 

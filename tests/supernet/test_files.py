@@ -2,13 +2,16 @@ import json
 
 import pytest
 
-from supernet.files import write_bytes, write_json
+from supernet import InputError
+from supernet.files import read_json, read_proved_text, write_bytes, write_json, write_proved_text, write_text
 from supernet.settings import UnavailableError
 
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path):
     write_json(tmp_path / "a" / "b.json", {"x": 1})
-    assert json.loads((tmp_path / "a" / "b.json").read_text()) == {"x": 1}
+    assert read_json(tmp_path / "a" / "b.json") == {"x": 1}
+    content = json.loads((tmp_path / "a" / "b.json").read_text())  # any program can read it
+    assert (list(content), content["format"], content["x"]) == (["format", "x", "digest"], 2, 1)
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["b.json"]
 
 
@@ -16,7 +19,56 @@ def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"x": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no valid JSON"),
+        (b"\xff\xfe", "no valid JSON"),
+        (b"[" * 100_000, "no valid JSON"),
+        (b"[1]", "expected an object, got list"),
+        (b'{"format": 2, "x": 1}', "damaged or edited by hand"),
+        (b'{"x": 1, "digest": "00"}', "damaged or edited by hand"),
+        (
+            b'{"format": 3, "x": 1, "digest": "00"}',
+            r"written by a newer version \(format 3, this one reads 2\); update",
+        ),
+    ],
+)
+def test_a_json_file_that_does_not_prove_itself_is_refused(content, said, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.json: .*{said}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_of_format_1_is_read_and_a_missing_file_is_none(tmp_path):
+    (tmp_path / "a.json").write_text('{"x": 1}')
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+    assert read_json(tmp_path / "b.json") is None
+
+
+def test_text_proves_itself(tmp_path):
+    path = tmp_path / "a.yml"
+    write_proved_text(path, "a note", "seed: 3\n")
+    assert read_proved_text(path).endswith("; a note\nseed: 3\n")
+    for edited in (path.read_text().replace("3\n", "4\n"), "seed: 3\n", "# digest 0; a note\nseed: 3\n"):
+        write_text(tmp_path / "b.yml", edited)
+        with pytest.raises(InputError, match="damaged or edited by hand; use the recipe"):
+            read_proved_text(tmp_path / "b.yml")
+    write_text(path, "# The resolved configuration of the run a.\nseed: 3\n")  # as format 1 began
+    assert read_proved_text(path).endswith("seed: 3\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_proved_text(tmp_path / "absent")
+    (tmp_path / "c").write_bytes(b"\xff")
+    with pytest.raises(InputError, match="no UTF-8"):
+        read_proved_text(tmp_path / "c")
+
+
+def test_content_may_come_in_pieces(tmp_path):
+    write_text(tmp_path / "a", (f"{number}\n" for number in range(3)))
+    assert (tmp_path / "a").read_text() == "0\n1\n2\n"
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):

@@ -1,0 +1,226 @@
+"""What a store's file looks like: its tables, what they refuse, and the digest that every row carries.
+
+The guards of a run are constraints of the database wherever they can be: one job for a stage, network and
+seed; one result for a job; one open attempt for a job; labels that are numbers. A row's digest covers the
+row, so that a damaged page can never be read as a label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from supernet import InputError
+
+FORMAT = 2
+APPLICATION_ID = 0x67656E61  # "gena"
+
+SCHEMA = """
+CREATE TABLE architectures (
+    key TEXT PRIMARY KEY,
+    space TEXT NOT NULL,
+    choices TEXT NOT NULL,
+    graph TEXT UNIQUE, -- the same for isomorphic networks; NULL where it is not known
+    macs INTEGER NOT NULL CHECK (macs >= 0),
+    conv_macs INTEGER NOT NULL CHECK (conv_macs >= 0),
+    params INTEGER NOT NULL CHECK (params >= 0),
+    activations INTEGER NOT NULL CHECK (activations >= 0),
+    digest TEXT NOT NULL
+) STRICT;
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    stage TEXT NOT NULL,
+    key TEXT NOT NULL REFERENCES architectures (key),
+    seed INTEGER NOT NULL,
+    role TEXT NOT NULL DEFAULT '',
+    digest TEXT NOT NULL,
+    UNIQUE (stage, key, seed)
+) STRICT;
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY,
+    job INTEGER NOT NULL REFERENCES jobs (id),
+    pid INTEGER NOT NULL,
+    started REAL NOT NULL,
+    finished REAL,
+    outcome TEXT CHECK (outcome IN ('done', 'oom', 'diverged', 'timeout', 'crash', 'killed', 'interrupted')),
+    message TEXT NOT NULL DEFAULT '',
+    digest TEXT NOT NULL,
+    CHECK ((finished IS NULL) = (outcome IS NULL))
+) STRICT;
+CREATE INDEX attempts_of_job ON attempts (job);
+CREATE UNIQUE INDEX one_open_attempt ON attempts (job) WHERE outcome IS NULL;
+CREATE TABLE results (
+    job INTEGER PRIMARY KEY REFERENCES jobs (id),
+    accuracy REAL NOT NULL CHECK (accuracy BETWEEN 0 AND 1),
+    loss REAL NOT NULL CHECK (loss BETWEEN 0 AND 1e300),
+    epochs INTEGER NOT NULL CHECK (epochs >= 0),
+    pieces INTEGER NOT NULL CHECK (pieces >= 1), -- of each batch: more than 1 where memory was short
+    seconds REAL NOT NULL CHECK (seconds BETWEEN 0 AND 1e300),
+    peak_memory INTEGER NOT NULL CHECK (peak_memory >= 0),
+    images_per_second REAL NOT NULL CHECK (images_per_second BETWEEN 0 AND 1e300),
+    curves TEXT NOT NULL CHECK (json_valid(curves)),
+    committed REAL NOT NULL,
+    digest TEXT NOT NULL
+) STRICT;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    digest TEXT NOT NULL
+) STRICT;
+"""
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "architectures": ("key", "space", "choices", "graph", "macs", "conv_macs", "params", "activations"),
+    "jobs": ("id", "stage", "key", "seed", "role"),
+    "attempts": ("id", "job", "pid", "started", "finished", "outcome", "message"),
+    "results": (
+        "job", "accuracy", "loss", "epochs", "pieces", "seconds", "peak_memory", "images_per_second", "curves",
+        "committed",
+    ),
+    "events": ("id", "time", "kind", "message"),
+}  # fmt: skip
+"""Every table with its columns but for the digest; what a table refers to comes before it."""
+
+_STATEMENTS = tuple(statement.strip() for statement in SCHEMA.split(";\n") if statement.strip())
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=repr).encode  # a damaged value may be a blob
+
+
+def row_digest(table: str, values: Sequence[object]) -> str:
+    """The digest of a row, from its values as the database gives them back (a REAL column gives floats)."""
+    return hashlib.blake2b(_encode([table, *values]).encode(), digest_size=12).hexdigest()
+
+
+def insert(connection: sqlite3.Connection, table: str, values: Sequence[object]) -> None:
+    """Enter a row, values in the order of :data:`COLUMNS`, with its digest."""
+    marks = ", ".join("?" * (len(values) + 1))
+    connection.execute(f"INSERT INTO {table} VALUES ({marks})", (*values, row_digest(table, values)))  # noqa: S608
+
+
+def insert_numbered(connection: sqlite3.Connection, table: str, values: Sequence[object]) -> int:
+    """Enter a row of a table that numbers its rows, in a transaction; returns the number."""
+    (number,) = connection.execute(f"SELECT COALESCE(MAX(id), 0) + 1 FROM {table}").fetchone()  # noqa: S608
+    insert(connection, table, (number, *values))
+    return int(number)
+
+
+def end_attempt(connection: sqlite3.Connection, attempt: int, outcome: str, message: str) -> bool:
+    """Close an open attempt; False, and nothing is changed, where it is not open any more."""
+    row = connection.execute(
+        "SELECT id, job, pid, started FROM attempts WHERE id = ? AND outcome IS NULL", (attempt,)
+    ).fetchone()
+    if row is None:
+        return False
+    values = (*row, time.time(), outcome, message)
+    connection.execute(
+        "UPDATE attempts SET finished = ?, outcome = ?, message = ?, digest = ? WHERE id = ?",
+        (*values[4:], row_digest("attempts", values), attempt),
+    )
+    return True
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make the tables in an empty database, all or none."""
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+    )
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a store of format 1, which had no digests, to this one in a single transaction."""
+    tables = tuple(COLUMNS)
+    connection.execute("PRAGMA foreign_keys = OFF")  # has no effect inside a transaction
+    connection.execute("PRAGMA legacy_alter_table = ON")  # references keep the names of the new tables
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):  # another process may have been first
+            if any(name == "digest" for _, name, *_ in connection.execute("PRAGMA table_info(results)")):
+                raise sqlite3.DatabaseError("its format is given as 1, its tables are not")
+            connection.execute("DROP INDEX attempts_of_job")
+            for table in tables:
+                connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+            for statement in _STATEMENTS:
+                connection.execute(statement)
+            for table in tables:
+                _copy_format_1(connection, table)
+            for table in reversed(tables):
+                connection.execute(f"DROP TABLE old_{table}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    finally:
+        connection.execute("PRAGMA legacy_alter_table = OFF")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _copy_format_1(connection: sqlite3.Connection, table: str) -> None:
+    new = {"graph": "NULL", "pieces": "1"}
+    columns = ", ".join(new.get(column, column) for column in COLUMNS[table])
+    open_jobs: set[int] = set()
+    # Latest attempts first: of several open ones, left by several dead drivers, only one may stay open.
+    order = "ORDER BY id DESC" if table == "attempts" else ""
+    for row in connection.execute(f"SELECT {columns} FROM old_{table} {order}").fetchall():  # noqa: S608
+        values = list(row)
+        if table == "attempts" and values[5] is None:
+            if values[1] in open_jobs:
+                values[4:6] = values[3], "interrupted"
+            open_jobs.add(values[1])
+        insert(connection, table, values)
+
+
+def damage(connection: sqlite3.Connection) -> list[str]:
+    """What is wrong with a store: its structure, its constraints, and every row's digest. Empty where nothing is."""
+    try:
+        found = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(3)") if line != "ok"]
+        kept = {str(text) for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        if kept != set(_STATEMENTS):
+            return [*found, "tables or constraints that are not those of this format"]
+        for table, columns in COLUMNS.items():
+            wrong = sum(
+                row_digest(table, row[:-1]) != row[-1]
+                for row in connection.execute(f"SELECT {', '.join(columns)}, digest FROM {table}")  # noqa: S608
+            )
+            if wrong:
+                found.append(f"{wrong} damaged row{'s' if wrong > 1 else ''} in {table}")
+        for table, child, number, _ in connection.execute("PRAGMA foreign_key_check"):
+            found.append(f"row {child} of {table} belongs to no row of {number}")
+    except sqlite3.OperationalError as error:
+        if "UTF-8" in str(error):  # text that is none any more
+            return ["text that cannot be read"]
+        raise
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        return [str(error)]
+    return found
+
+
+class ForeignError(InputError):
+    """A file that is no store of this tool, or is damaged so that it does not look like one."""
+
+
+def check_format(connection: sqlite3.Connection, path: object) -> int:
+    """The format of a store's file.
+
+    Raises:
+        ForeignError: another program's file, or one that is damaged.
+        InputError: a newer format.
+    """
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.OperationalError:
+        raise
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise ForeignError(f"{path}: not a store of this tool, or damaged ({error})") from error
+    if application != APPLICATION_ID:
+        raise ForeignError(f"{path}: not a store of this tool")
+    if version > FORMAT:
+        raise InputError(f"{path}: written by a newer version (format {version}, this one reads {FORMAT}); update")
+    return int(version)

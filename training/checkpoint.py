@@ -1,0 +1,134 @@
+"""Checkpoints inside a training: two are kept, each whole or not at all, and one that is damaged is never loaded.
+
+A checkpoint is ``NAME.STEP.safetensors`` and, written after it, ``NAME.STEP.json``: whose training it is, where
+it stood, and a digest over both. Loading takes the newest that is whole and of this very training, else the one
+before, else none, with one warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from supernet import InputError
+from supernet.files import read_json, write_bytes, write_json
+
+FORMAT = 1
+_KEPT = 2
+_SHARE = 0.01  # of the training time that saving may take
+_LOGGER = logging.getLogger("genas.checkpoint")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training stood: tensors by name, and plain values."""
+
+    tensors: Mapping[str, Tensor]
+    content: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Attributes:
+        folder, name: where they lie and what their names begin with.
+        identity: plain values that say whose they are (architecture, seed, recipe, images); a checkpoint
+            with another identity is not this training's.
+        every: least seconds between two that :meth:`due` asks for. It waits longer where saving is slow, so
+            that saving never takes more than a hundredth of the time.
+    """
+
+    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any], every: float) -> None:
+        self.folder, self.name, self.every = folder, name, every
+        self.identity = json.loads(json.dumps({"format": FORMAT, **identity}))
+        self._last, self._cost = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time for another one."""
+        return time.monotonic() - self._last >= max(self.every, self._cost / _SHARE)
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+        """Write a checkpoint and remove all but the newest two. Raises UnavailableError where the disk is full."""
+        started = time.monotonic()
+        weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        base = self.folder / f"{self.name}.{step:09d}"
+        write_bytes(_weights(base), weights)
+        described = {"identity": self.identity, "content": content, "weights": _digest(weights)}
+        write_json(base.with_name(f"{base.name}.json"), described)
+        for _, old in list(self._found())[_KEPT:]:
+            _remove(old)
+        self._last = time.monotonic()
+        self._cost = self._last - started
+
+    def newest(self) -> Checkpoint | None:
+        """The newest one that is whole and this training's; None where there is none."""
+        problems = []
+        found = None
+        for step, base in self._found():
+            try:
+                found = self._load(base)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            if problems:
+                _LOGGER.warning("%s; going on from step %d", "; ".join(problems), step)
+            return found
+        if problems:
+            _LOGGER.warning("%s; this training begins again", "; ".join(problems))
+        return None
+
+    def clear(self) -> None:
+        """Remove them all: the training has its result."""
+        for _, base in self._found():
+            _remove(base)
+
+    def _found(self) -> Iterator[tuple[int, Path]]:
+        """(step, path without ending), newest first; also of those of which only a part is there."""
+        pattern = re.compile(rf"{re.escape(self.name)}\.(\d{{9,}})\.(json|safetensors)")
+        matches = [pattern.fullmatch(entry.name) for entry in self.folder.glob("*")]
+        steps = {int(match[1]) for match in matches if match}
+        for step in sorted(steps, reverse=True):
+            yield step, self.folder / f"{self.name}.{step:09d}"
+
+    def _load(self, base: Path) -> Checkpoint:
+        """Raises InputError for one that is damaged, incomplete, or another training's."""
+        path = base.with_name(f"{base.name}.json")
+        described = read_json(path)
+        if described is None:
+            raise InputError(f"{path}: missing, so its weights are not read")
+        if described.get("identity") != self.identity:
+            raise InputError(f"{path}: of another architecture, recipe or version")
+        try:
+            weights = _weights(base).read_bytes()
+        except OSError as error:
+            raise InputError(f"{_weights(base)}: cannot be read ({error.strerror})") from error
+        if described.get("weights") != _digest(weights):
+            raise InputError(f"{_weights(base)}: damaged")
+        try:
+            return Checkpoint(load(weights), described["content"])
+        except (SafetensorError, KeyError) as error:
+            raise InputError(f"{_weights(base)}: no valid checkpoint ({error})") from error
+
+
+def _weights(base: Path) -> Path:
+    return base.with_name(f"{base.name}.safetensors")
+
+
+def _remove(base: Path) -> None:
+    for ending in ("json", "safetensors"):  # the JSON first: weights alone are never loaded
+        base.with_name(f"{base.name}.{ending}").unlink(missing_ok=True)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
