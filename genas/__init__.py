@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
+    from genas.examining import doctor
     from genas.fitting import fit
     from genas.generating import export_table, generate
     from genas.overview import evaluate
@@ -36,6 +37,7 @@ _HOMES = {
     "Run": "genas.config",
     "RunSettings": "genas.config",
     "cost": "genas.costing",
+    "doctor": "genas.examining",
     "evaluate": "genas.overview",
     "export_table": "genas.generating",
     "fit": "genas.fitting",
@@ -54,6 +56,7 @@ __all__ = [
     "Run",
     "RunSettings",
     "cost",
+    "doctor",
     "evaluate",
     "export_table",
     "fit",

@@ -236,6 +236,34 @@ def cost(
     _answer(result, as_json, costs(result))
 
 
+@app.command()
+def doctor(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="CONFIG", help="A recipe, run or bundled recipe whose images are checked too."),
+    ] = None,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """Whether this machine, and a recipe's images, can do a run; what mends what is not right."""
+    from genas.examining import doctor as question
+    from genas.examining import exit_code, load
+    from genas.words import examined
+
+    if source is None:
+        if overrides:
+            raise typer.BadParameter("--set changes a recipe: name CONFIG as well")
+        result = question(None, Path(logs))
+    else:
+        loaded, recipe = load(source, overrides or [], Path(logs))
+        result = question(loaded, Path(logs), [recipe])
+    _answer(result, as_json, examined(result))
+    code = exit_code(result)
+    if code:
+        raise typer.Exit(code)
+
+
 def main() -> None:
     """Entry point: words instead of tracebacks, and documented exit codes.
 

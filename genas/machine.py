@@ -20,7 +20,7 @@ def describe_machine(seed: int) -> dict[str, Any]:
         "command": sys.argv,
         "seed": seed,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: installed_version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
         "gpus": gpu_names(),
@@ -28,7 +28,8 @@ def describe_machine(seed: int) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """By the metadata of the package, without importing it; None where there is none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -42,7 +42,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     """Train the winner from scratch with several seeds, and its controls under the same recipe.
 
     Controls are the best generated architecture and a random one with the winner's MACs. Training uses
-    the training and validation images; the test split is read here and nowhere else, once a training.
+    the training and validation images; the test split is measured on here and nowhere else, once a training.
 
     Returns:
         The content of ``winner/retrain.json``. ``winner/`` also gets ``model.py`` and ``weights.safetensors``.

@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from genas.costing import CONVENTION
-
 if TYPE_CHECKING:
     from genas.config import RunSettings
 
@@ -120,11 +116,25 @@ def evaluated(result: dict[str, Any]) -> str:
 
 def costs(result: dict[str, Any]) -> str:
     """A few lines for ``cost``."""
+    from genas.costing import CONVENTION  # not before: doctor speaks where packages are missing
+
     names = ("macs", "conv_macs", "params", "activations")
     lines = [result["architecture"], *(f"  {name:11} {result[name]:>12,}" for name in names), f"  {CONVENTION}"]
     if "thop" in result:
         thop = result["thop"]
         lines.append(f"  thop counts {thop['macs']:,} ({thop['difference']:+,}): {thop['convention']}")
+    return "\n".join(lines)
+
+
+def examined(result: dict[str, Any]) -> str:
+    """A line for each check of ``doctor``, and one for all."""
+    lines = []
+    for check in result["checks"]:
+        mend = f"; mend: {check['mend']}" if check["mend"] else ""
+        lines.append(f"{check['state']:8} {check['name']}: {check['found']}{mend}")
+    wrong, warnings = result["wrong"], result["warnings"]
+    warned = f"{warnings or 'no'} warning{'' if warnings == 1 else 's'}"
+    lines.append(f"{wrong or 'Nothing'} {'are' if wrong > 1 else 'is'} wrong, {warned}")
     return "\n".join(lines)
 
 
@@ -161,6 +171,8 @@ def resolved(settings: RunSettings) -> str:
 
 
 def _marked(values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    import yaml
+
     lines: list[str] = []
     for key, value in values.items():
         default = defaults.get(key)

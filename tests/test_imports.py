@@ -112,7 +112,8 @@ def test_broad_excepts_live_at_the_one_worker_boundary(name):
 TORCH_FREE = [
     "supernet, supernet.spaces", "evolution", "training, training.data, training.recipe", "data_gen",
     "predictor.settings",
-    "genas.config, genas.yaml_reader", "genas.generating", "genas.standing", "genas.pipeline", "analysis.report",
+    "genas.config, genas.yaml_reader", "genas.generating", "genas.standing", "genas.pipeline",
+    "genas.examining, genas.words", "analysis.report",
 ]  # fmt: skip
 
 

@@ -5,7 +5,8 @@ sets by name. :func:`prepare` decodes into a cache folder and describes it;
 :func:`training.images.load_split` reads one split from there, into memory or, beyond a set size, as a
 memory map that all workers share. No torch: the driver needs none.
 
-The test split is a file of its own, and only the retraining of the winner opens it.
+The test split is a file of its own, and only the retraining of the winner measures on it. Besides, ``genas doctor``
+compares its pictures, without their labels, with those of the other splits.
 """
 
 from __future__ import annotations

@@ -8,9 +8,14 @@ _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """What NVIDIA's driver, WSL's and AMD's put there. Where all are missing, torch sees no GPU either."""
 
 
+def has_driver() -> bool:
+    """Whether a driver of a GPU is there, whatever torch makes of it."""
+    return any(Path(driver).exists() for driver in _DRIVERS)
+
+
 def gpu_names() -> list[str]:
     """The names of the GPUs that torch can use, in its order."""
-    if not any(Path(driver).exists() for driver in _DRIVERS):
+    if not has_driver():
         return []
     import torch  # seconds: not before
 

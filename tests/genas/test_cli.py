@@ -38,7 +38,8 @@ class TestImports:
     def test_help_is_quick_because_nothing_heavy_is_imported(self):
         code = "from genas.cli import main\ntry:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code"
         out = imported(code, "--help")
-        for command in ("run", "generate", "fit", "search", "retrain", "report", "status", "cost", "evaluate"):
+        stages = ("run", "generate", "fit", "search", "retrain", "report")
+        for command in (*stages, "status", "cost", "evaluate", "doctor"):
             assert f"\n  {command} " in out
         assert "export-table" in out
         assert out.endswith("none\n")
