@@ -46,8 +46,8 @@ _MEGABYTE = 2**20
 _GIGABYTE = 2**30
 
 _OLDEST_PYTHON = (3, 11)
-_OLDEST_SQLITE = (3, 37, 0)
-"""The first with STRICT tables."""
+_OLDEST_SQLITE = (3, 38, 0)
+"""STRICT tables came with 3.37, JSON functions in every build with 3.38."""
 
 _WORKER_MEMORY = _GIGABYTE
 """Roughly what torch and a small data set take in one worker process."""
@@ -284,8 +284,8 @@ def memory(workers: int) -> Check:
 def sqlite_version() -> Check:
     """Whether SQLite knows the tables of a run's store."""
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        mend = "use a Python that is linked with SQLite 3.37 or newer, such as one from python.org or conda-forge"
-        return Check("SQLite", "wrong", f"{sqlite3.sqlite_version}, older than 3.37", mend)
+        mend = "use a Python that is linked with SQLite 3.38 or newer, such as one from python.org or conda-forge"
+        return Check("SQLite", "wrong", f"{sqlite3.sqlite_version}, older than 3.38", mend)
     return Check("SQLite", "ok", sqlite3.sqlite_version)
 
 
@@ -447,10 +447,11 @@ def images(run: Run) -> list[Check]:
     try:
         from genas.stages import resolve
         from supernet import InputError
+        from training.data import SPLITS, damage
     except _IMPORT_FAILURES as error:
         return [_not_imported("images", error)]
     try:
-        run, info = resolve(run)
+        run, info = resolve(run, SPLITS)
     except InputError as error:
         return [Check("images", "wrong", _line(error), _CHANGE_RECIPE, "configuration")]
     except (ImportError, OSError, RuntimeError) as error:  # no connection, no room, torchvision that is broken
@@ -462,21 +463,17 @@ def images(run: Run) -> list[Check]:
         f"{info.channels} channel{'s' if info.channels > 1 else ''}, prepared in {info.folder}"
     )
     checks = [Check("images", "ok", found, part="configuration")]
-    try:
-        checks += [labels(info), copies(info)]
-    except (OSError, ValueError, EOFError) as error:
-        found = f"{info.folder} is damaged ({_line(error)})"
+    wrong = damage(info.folder, SPLITS)  # of files that are only mapped nothing else reads every byte
+    if wrong:
         mend = shlex.join(["rm", "-r", str(info.folder)]) + " and run this again"
-        checks.append(Check("labels", "wrong", found, mend, "configuration"))
+        checks.append(Check("labels", "wrong", f"{info.folder}: {wrong}", mend, "configuration"))
+    else:
+        checks += [labels(info), copies(info)]
     return [*checks, architectures(run)]
 
 
 def labels(info: DataInfo) -> Check:
-    """Whether the labels to train and to choose by name a class each, and every class has images.
-
-    Raises:
-        OSError, ValueError, EOFError: a prepared folder that is damaged.
-    """
+    """Whether the labels to train and to choose by name a class each, and every class has images."""
     import numpy as np
 
     classes = len(info.classes)
@@ -503,11 +500,7 @@ def labels(info: DataInfo) -> Check:
 
 
 def copies(info: DataInfo) -> Check:
-    """Pictures that are in two splits, found by a digest of each picture's bytes in the prepared folder.
-
-    Raises:
-        OSError, ValueError, EOFError: a prepared folder that is damaged.
-    """
+    """Pictures that are in two splits, found by a digest of each picture's bytes in the prepared folder."""
     # The test split is read here only to be compared with the others byte for byte, and no label of it is looked
     # at: nothing of this reaches a training, the predictor or any choice.
     train, validation, test = (_digests(info, split) for split in ("train", "validation", "test"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_gen import Task, label_table, open_store, plan, read_store, run_lock
+from data_gen import Task, label_table, open_store, plan, read_store, refuse_if_driven, run_lock
 from genas.config import Run
 from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, saved_settings, train_jobs
 from supernet import InputError, LabelTable, write_table
@@ -24,6 +24,7 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         UnavailableError: a device, download or folder that is not to be had.
         KeyboardInterrupt: stopped; what was finished is committed.
     """
+    refuse_if_driven(run.folder)  # at once: preparing images may take long
     run, info = resolve(run)
     settings = run.settings
     # Before the folder is touched: a limit that nothing keeps must not bind the run to it.

@@ -54,7 +54,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     if winner_file is None:
         raise InputError(f"retrain: run {run.name!r} has no winner; run `genas search {run.name}` first")
     with run_lock(run.folder), run_lock(run.folder / "winner"):
-        run, info = resolve(run)
+        run, info = resolve(run, ("train", "validation", "test"))
         settings, space = run.settings, run.settings.space
         recipe = settings.retrain.recipe or settings.generate.recipe
         if winner_file["space"] != space.model_dump(mode="json"):

@@ -17,6 +17,7 @@ from supernet.files import write_json
 from supernet.settings import UnavailableError
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe, prepare
+from training.data import SplitName
 
 ShowProgress = Callable[[Progress], None]
 
@@ -34,14 +35,17 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def resolve(run: Run) -> tuple[Run, DataInfo]:
+def resolve(run: Run, splits: Sequence[SplitName] = ("train", "validation")) -> tuple[Run, DataInfo]:
     """The run with classes and channels taken from its images, and the prepared images.
+
+    Args:
+        splits: those that will be read.
 
     Raises:
         InputError: a recipe that sets other classes or channels than the images have.
     """
     space = run.settings.space
-    info = prepare(run.settings.data, space.input_size)
+    info = prepare(run.settings.data, space.input_size, splits)
     found = {"classes": len(info.classes), "input_channels": info.channels}
     for key, value in found.items():
         if key in space.model_fields_set and getattr(space, key) != value:

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +29,16 @@ from PIL import Image
 from pydantic import Field
 
 from supernet import InputError, Settings
+from supernet.files import read_json, write_json
 from supernet.settings import UnavailableError
 from training.sources import Source, fingerprint, open_source
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 1024
+_LOGGER = logging.getLogger("genas.data")
 
 Fraction = Annotated[float, Field(gt=0, lt=0.9)]
 
@@ -120,11 +125,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genas"
 
 
-def prepare(settings: DataSettings, side: int) -> DataInfo:
-    """Decode, resize and split a source, or find it done already.
+def prepare(settings: DataSettings, side: int, splits: Sequence[SplitName] = ("train", "validation")) -> DataInfo:
+    """Decode, resize and split a source, or find it done already. What has been damaged since is decoded again.
 
     Args:
         side: pictures are scaled to this many pixels, cropped at the centre where they are not square.
+        splits: those that will be read, whose bytes are checked; beyond ``memory_megabytes`` only their sizes.
 
     Raises:
         InputError: an unknown source, a broken file, or too few pictures.
@@ -138,6 +144,10 @@ def prepare(settings: DataSettings, side: int) -> DataInfo:
     }
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = cache_folder() / "prepared" / digest
+    wrong = damage(folder, splits, settings.memory_megabytes) if folder.exists() else ""
+    if wrong:
+        _LOGGER.warning("%s: %s; the images are prepared again", folder, wrong)
+        shutil.rmtree(folder, ignore_errors=True)
     if not (folder / "info.json").exists():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +176,7 @@ def prepare(settings: DataSettings, side: int) -> DataInfo:
 def open_prepared(folder: Path, memory_megabytes: int) -> DataInfo:
     """The description of a prepared folder. Raises InputError where it is not one."""
     try:
-        info = json.loads((folder / "info.json").read_text())
+        info = _read_info(folder)
         return DataInfo(
             folder,
             info["source"],
@@ -177,8 +187,44 @@ def open_prepared(folder: Path, memory_megabytes: int) -> DataInfo:
             Normalisation(tuple(info["mean"]), tuple(info["deviation"])),
             memory_megabytes,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder}: not a folder of prepared images; delete it and run again") from error
+
+
+def damage(folder: Path, splits: Sequence[SplitName], memory_megabytes: float = math.inf) -> str:
+    """What is wrong with prepared images; empty where nothing is.
+
+    Args:
+        splits: whose files are read and compared with their digests.
+        memory_megabytes: of a larger file only the size is compared.
+    """
+    try:
+        files = _read_info(folder)["files"]
+        for name in (f"{split}_{part}.npy" for split in splits for part in ("images", "labels")):
+            size, digest = files[name]
+            path = folder / name
+            if path.stat().st_size != size:
+                return f"{name} is damaged"
+            if size <= memory_megabytes * 2**20 and file_digest(path) != digest:
+                return f"{name} is damaged"
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    except (InputError, KeyError, TypeError, ValueError):
+        return "info.json is damaged"
+    return ""
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    info = read_json(folder / "info.json")
+    if info is None:
+        raise InputError(f"{folder}: no prepared images there")
+    return info
+
+
+def file_digest(path: Path) -> str:
+    """A digest of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _decode(settings: DataSettings, side: int, folder: Path) -> None:
@@ -230,8 +276,9 @@ def _decode(settings: DataSettings, side: int, folder: Path) -> None:
         "channels": channels,
         "mean": normalisation.mean,
         "deviation": normalisation.deviation,
+        "files": {path.name: [path.stat().st_size, file_digest(path)] for path in sorted(folder.glob("*.npy"))},
     }
-    (folder / "info.json").write_text(json.dumps(info, indent=1))
+    write_json(folder / "info.json", info)
 
 
 def _assign(

@@ -361,8 +361,8 @@ class TestSqliteVersion:
     def test_one_without_strict_tables(self, monkeypatch):
         monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 36, 0))
         monkeypatch.setattr("sqlite3.sqlite_version", "3.36.0")
-        assert_bad(examining.sqlite_version(), "wrong", "3.36.0, older than 3.37", mend="SQLite 3.37 or newer")
-        monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 0))
+        assert_bad(examining.sqlite_version(), "wrong", "3.36.0, older than 3.38", mend="SQLite 3.38 or newer")
+        monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 38, 0))
         assert_ok(examining.sqlite_version())
 
 
@@ -684,7 +684,7 @@ class TestImages:
         "error", [UnavailableError("no connection"), RuntimeError("operator torchvision::nms does not exist")]
     )
     def test_not_to_be_had(self, error, recipe, monkeypatch):
-        def fail(settings, side):
+        def fail(settings, side, splits):
             raise error
 
         monkeypatch.setattr("genas.stages.prepare", fail)
@@ -695,13 +695,15 @@ class TestImages:
     @pytest.mark.parametrize("content", [b"", b"no array", None])
     @pytest.mark.parametrize("name", ["train_labels.npy", "test_images.npy"])
     def test_damaged(self, name, content, recipe, prepared, monkeypatch):
-        monkeypatch.setattr("genas.stages.prepare", lambda settings, side: prepared)
+        monkeypatch.setattr("genas.stages.prepare", lambda settings, side, splits: prepared)
         (prepared.folder / name).unlink()
         if content is not None:
             (prepared.folder / name).write_bytes(content)
         checks = examining.images(load_run(recipe))
         assert [check.name for check in checks] == ["images", "labels", "architectures"]
-        assert_bad(checks[1], "wrong", "is damaged", mend=f"rm -r {prepared.folder}")
+        assert_bad(
+            checks[1], "wrong", "cannot be read" if content is None else "is damaged", mend=f"rm -r {prepared.folder}"
+        )
         assert checks[1].part == "configuration"
 
     def test_limits_that_nothing_keeps(self, recipe):

@@ -250,16 +250,17 @@ def test_more_architectures_extend_a_run(copy):
 
 def test_the_test_split_is_opened_by_retrain_alone(recipe, tmp_path):
     """With other images than any other test, whose test split is taken away before the first training."""
-    run = load_run(recipe, ["data.split_seed=11", "generate.architectures=10"], tmp_path / "logs")
+    run = load_run(recipe, ["data.split_seed=11", "generate.architectures=10", "retrain.seeds=1"], tmp_path / "logs")
     _, info = resolve(run)
     for path in info.folder.glob("test_*"):
         path.rename(path.with_name(f"away_{path.name}"))
     assert generate(run)["trained"] == 10
     fit(run)
     search(run)
-    with pytest.raises(UnavailableError, match="test_images"):
-        retrain(run)
-    assert status(run.folder)["retrain"]["done"] == 0
+    assert not list(info.folder.glob("test_*"))
+    retrain(run)  # wants it, and makes it again
+    assert len(list(info.folder.glob("test_*"))) == 2
+    assert status(run.folder)["stages"]["retrain"] == "done"
 
 
 class TestBeforeAnything:
