@@ -1,7 +1,7 @@
 """A user's images: decoded once into uint8 arrays, split once, read by every worker.
 
-Sources are ``digits`` (bundled with scikit-learn), ``npz:PATH``, ``folder:PATH`` and torchvision data
-sets by name. :func:`prepare` decodes into a cache folder and describes it;
+Sources are ``digits`` (bundled with scikit-learn), ``npz:PATH``, ``folder:PATH``, ``archive:PATH`` and
+torchvision data sets by name. :func:`prepare` decodes into a cache folder and describes it;
 :func:`training.images.load_split` reads one split from there, into memory or, beyond a set size, as a
 memory map that all workers share. No torch: the driver needs none.
 
@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,7 +48,8 @@ class DataSettings(Settings):
     """Where the images come from and how they are split.
 
     Attributes:
-        source: ``digits``, ``npz:PATH``, ``folder:PATH``, or the name of a torchvision data set.
+        source: ``digits``, ``npz:PATH``, ``folder:PATH``, ``archive:PATH`` (.zip, .tar, .tar.gz, .tgz, .tar.bz2,
+            .tar.xz), or the name of a torchvision data set.
         channels: 3 for colour, 1 for gray, None as in the source.
         validation_fraction: share of the training images held out to choose by, where the source has no
             validation split of its own.
@@ -229,7 +231,11 @@ def file_digest(path: Path) -> str:
 
 def _decode(settings: DataSettings, side: int, folder: Path) -> None:
     root = Path(settings.root).expanduser() if settings.root else cache_folder() / "downloads"
-    source = open_source(settings.source, root, settings.download)
+    with closing(open_source(settings.source, root, settings.download)) as source:
+        _write(source, settings, side, folder)
+
+
+def _write(source: Source, settings: DataSettings, side: int, folder: Path) -> None:
     random = np.random.default_rng(settings.split_seed)
     chosen = _assign(source, settings, random)
     kept: dict[SplitName, int | None] = {
@@ -240,23 +246,26 @@ def _decode(settings: DataSettings, side: int, folder: Path) -> None:
     for name, (_, positions) in chosen.items():
         if len(positions) < 2:
             raise InputError(f"data {settings.source}: {len(positions)} {name} images; expected at least 2")
-    first_part, first_positions = chosen["train"]
+    first_name, first_positions = chosen["train"]
+    first_part = source.parts[first_name]
     # Several pictures are looked at, so that one gray one in front does not turn all the others gray.
-    looked_at = first_positions[:: max(1, len(first_positions) // 32)].tolist()
-    channels = settings.channels or max(picture.shape[2] for picture in source.parts[first_part].read(looked_at))
+    looked_at = first_positions[:: max(1, len(first_positions) // 32)]
+    looked_at = looked_at[first_part.reading_order(looked_at)]
+    channels = settings.channels or max(picture.shape[2] for picture in first_part.read(looked_at.tolist()))
     sizes: dict[str, int] = {}
     for name in SPLITS:
-        part, positions = chosen[name]
-        labels = source.parts[part].labels[positions]
-        positions = positions[_by_class(labels, kept[name], random)]
-        labels = source.parts[part].labels[positions]
+        part_name, positions = chosen[name]
+        part = source.parts[part_name]
+        positions = positions[_by_class(part.labels[positions], kept[name], random)]
+        labels = part.labels[positions]
+        order = part.reading_order(positions)
         images = np.lib.format.open_memmap(
             folder / f"{name}_images.npy", "w+", np.uint8, (len(positions), side, side, channels)
         )
         for start in range(0, len(positions), _CHUNK):
-            pictures = source.parts[part].read(positions[start : start + _CHUNK].tolist())
-            for offset, picture in enumerate(pictures):
-                images[start + offset] = _fit(picture, side, channels)
+            chunk = order[start : start + _CHUNK]
+            for row, picture in zip(chunk, part.read(positions[chunk].tolist()), strict=True):
+                images[row] = _fit(picture, side, channels)
         images.flush()
         np.save(folder / f"{name}_labels.npy", labels.astype(np.int64))
         sizes[name] = len(positions)

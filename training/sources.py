@@ -1,5 +1,6 @@
-"""Where images come from: ``digits``, ``npz:PATH``, ``folder:PATH`` and torchvision's data sets, decoded to arrays.
+"""Where images come from, decoded to arrays.
 
+``digits``, ``npz:PATH``, ``folder:PATH``, ``archive:PATH`` and torchvision's data sets.
 A source is class names and parts (train, and what else it has); its pixels are read when they are asked for.
 """
 
@@ -7,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
+import struct
 import tokenize
 import urllib.error
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +26,42 @@ from PIL import Image, UnidentifiedImageError
 
 from supernet import InputError
 from supernet.settings import UnavailableError, nearest
+from training.archives import Archive, Member, open_archive
+from training.layout import arrange, is_picture
 
 _NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-_FOLDER_SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+_NPZ_MEMBERS = 64
 _CLASS_LIMIT = 100_000
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some pictures of a source: labels in memory, pixels read when asked, in chunks."""
+    """Some pictures of a source: labels in memory, pixels read when asked, in chunks.
+
+    Attributes:
+        places: where the pictures stand in their file, if reading them in that order is faster.
+    """
 
     labels: NDArray[np.int64]
     read: Callable[[Sequence[int]], list[NDArray[np.uint8]]]
+    places: NDArray[np.int64] | None = None
+
+    def reading_order(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices that put positions into the order in which they are read fastest."""
+        return np.arange(len(positions)) if self.places is None else np.argsort(self.places[positions])
 
 
 @dataclass(frozen=True)
 class Source:
-    """A decoded source: class names, and the parts it already has."""
+    """A decoded source: class names, the parts it already has, and what closes the file that these read from."""
 
     classes: tuple[str, ...]
     parts: dict[str, Part]
+    close: Callable[[], None] = lambda: None
 
 
 def open_source(source: str, root: Path, download: bool) -> Source:
-    """Open a source by its name.
+    """Open a source by its name. The caller closes it.
 
     Args:
         root: folder of torchvision's data sets.
@@ -62,9 +78,11 @@ def open_source(source: str, root: Path, download: bool) -> Source:
         return _open_npz(Path(rest).expanduser())
     if scheme == "folder" and rest:
         return _open_folder(Path(rest).expanduser())
+    if scheme == "archive" and rest:
+        return _open_archive(Path(rest).expanduser())
     if source in TORCHVISION:
         return _open_torchvision(source, root, download)
-    known = ["digits", "npz:PATH", "folder:PATH", *TORCHVISION]
+    known = ["digits", "npz:PATH", "folder:PATH", "archive:PATH", *TORCHVISION]
     raise InputError(f"data source {source!r} is unknown; {nearest(source, known)}")
 
 
@@ -72,7 +90,7 @@ def fingerprint(source: str) -> object:
     """What tells that the files behind a source have changed."""
     scheme, _, rest = source.partition(":")
     path = Path(rest).expanduser()
-    if scheme == "npz" and path.is_file():
+    if scheme in ("npz", "archive") and path.is_file():
         status = path.stat()
         return [str(path.resolve()), status.st_size, status.st_mtime_ns]
     if scheme == "folder" and path.is_dir():
@@ -104,7 +122,19 @@ def _in_memory(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Part:
 def _open_npz(path: Path) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
+            members = archive.infolist()
+            if len(members) > _NPZ_MEMBERS:
+                raise InputError(f"{path}: {len(members)} arrays; expected at most {_NPZ_MEMBERS}; refused")
+            total, memory = sum(member.file_size for member in members), _memory_bytes()
+            if total > memory:
+                raise InputError(f"{path}: unfolds to {total} bytes; expected at most this machine's {memory}; refused")
+            for member in members:
+                # zipfile unfolds the other methods in pieces of any size, whatever size was announced.
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise InputError(
+                        f"{path}: member {member.filename!r} is compressed by method {member.compress_type}; "
+                        f"expected deflate or none"
+                    )
                 # A few bytes that unfold into gigabytes are no pictures.
                 if member.file_size > 2**26 and member.file_size > 1000 * max(1, member.compress_size):
                     raise InputError(f"{path}: member {member.filename!r} unfolds more than a thousandfold; refused")
@@ -154,48 +184,55 @@ def _open_npz(path: Path) -> Source:
     return Source(classes, parts)
 
 
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _open_folder(path: Path) -> Source:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected one folder of images for each class")
-    split_folders: dict[str, Path] = {}
-    for split, names in _FOLDER_SPLITS.items():
-        for name in names:
-            if (path / name).is_dir():
-                split_folders[split] = path / name
-    if "train" not in split_folders:
-        split_folders = {"train": path}
-    classes = tuple(sorted(_class_folders(split_folders["train"])))
-    if len(classes) < 2:
-        raise InputError(f"{split_folders['train']}: {len(classes)} class folders; expected at least 2")
-    parts = {}
-    for split, folder in split_folders.items():
-        unknown = _class_folders(folder) - set(classes)
-        if unknown:
-            raise InputError(f"{folder}: class {min(unknown)!r} is not among the training classes")
-        files: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            found = sorted(
-                file for file in (folder / name).rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
-            )
-            if not found and split == "train":
-                raise InputError(f"{folder / name}: no image; expected files such as .png or .jpg")
-            files += found
-            labels += [label] * len(found)
-        parts[split] = Part(np.array(labels, dtype=np.int64), _file_reader(files))
+    classes, arranged = arrange(
+        path,
+        lambda inner: [entry.name for entry in (path / inner).iterdir() if entry.is_dir()],
+        lambda inner: sorted(file for file in (path / inner).rglob("*") if is_picture(file.name) and file.is_file()),
+    )
+    parts = {
+        split: Part(np.array(labels, dtype=np.int64), _file_reader(files))
+        for split, (files, labels) in arranged.items()
+    }
     return Source(classes, parts)
 
 
-def _class_folders(folder: Path) -> set[str]:
-    """Names of its folders; hidden ones, such as those of notebooks and desktops, are no classes."""
-    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-
-
 def _file_reader(files: list[Path]) -> Callable[[Sequence[int]], list[NDArray[np.uint8]]]:
-    return lambda positions: [_read_image(files[position]) for position in positions]
+    return lambda positions: [_read_image(files[position], files[position]) for position in positions]
 
 
-def _read_image(file: Path) -> NDArray[np.uint8]:
+def _open_archive(path: Path) -> Source:
+    with ExitStack() as stack:
+        archive = stack.enter_context(closing(open_archive(path)))
+        classes, arranged = arrange(path, archive.folders, archive.pictures)
+        parts = {
+            split: Part(
+                np.array(labels, dtype=np.int64),
+                _member_reader(path, archive, members),
+                np.array([member.place for member in members], dtype=np.int64),
+            )
+            for split, (members, labels) in arranged.items()
+        }
+        return Source(classes, parts, stack.pop_all().close)
+
+
+def _member_reader(
+    path: Path, archive: Archive, members: list[Member]
+) -> Callable[[Sequence[int]], list[NDArray[np.uint8]]]:
+    def read(positions: Sequence[int]) -> list[NDArray[np.uint8]]:
+        chosen = [members[position] for position in positions]
+        return [_read_image(path / member.name, BytesIO(archive.read(member))) for member in chosen]
+
+    return read
+
+
+def _read_image(name: Path, file: Path | BytesIO) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as image:
             if image.mode.startswith("I;16"):  # Pillow would clip at 255: the high byte is the picture
@@ -204,8 +241,9 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
                 raise ValueError(f"pixels of mode {image.mode} have no fixed range; expected 8 or 16 bits a channel")
             gray = image.mode in ("1", "L", "LA")
             return _pixels(image.convert("L" if gray else "RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise InputError(f"{file}: not a readable image ({error})") from error
+    except (OSError, EOFError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError,
+            TypeError, LookupError, ArithmeticError, MemoryError, struct.error) as error:  # fmt: skip
+        raise InputError(f"{name}: not a readable image ({error})") from error
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:

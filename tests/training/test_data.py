@@ -247,6 +247,47 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path):
         prepare(DataSettings(source=f"npz:{path}"), 6)
 
 
+def test_an_npz_of_too_many_arrays_is_refused(tmp_path):
+    more = {f"extra_{number}": np.zeros(1) for number in range(60)}
+    prepare(DataSettings(source=save(tmp_path / "a.npz", {**arrays(), **more})), 6)
+    source = save(tmp_path / "b.npz", {**arrays(), **more, "one_more": np.zeros(1)})
+    with pytest.raises(InputError, match=r"b\.npz: 65 arrays; expected at most 64; refused"):
+        prepare(DataSettings(source=source), 6)
+
+
+def test_an_npz_beyond_the_memory_is_refused_before_it_unfolds(tmp_path, monkeypatch):
+    source = save(tmp_path / "a.npz", arrays())
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        total = sum(member.file_size for member in archive.infolist())
+    assert sources._memory_bytes() > 2**28
+    monkeypatch.setattr(np, "load", lambda *arguments, **options: pytest.fail("unfolded"))
+    monkeypatch.setattr(sources, "_memory_bytes", lambda: total - 1)
+    said = rf"unfolds to {total} bytes; expected at most this machine's {total - 1}; refused"
+    with pytest.raises(InputError, match=said):
+        prepare(DataSettings(source=source), 6)
+    monkeypatch.undo()
+    sources._open_npz(tmp_path / "a.npz")
+
+
+def test_an_npz_compressed_by_another_method_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("train_images.npy", bytes(1000))
+    with pytest.raises(InputError, match=r"'train_images\.npy' is compressed by method 12; expected deflate or none"):
+        prepare(DataSettings(source=f"npz:{tmp_path}/a.npz"), 6)
+
+
+def test_a_climbing_name_in_an_npz_is_an_unknown_array_and_nothing_is_written(tmp_path):
+    (tmp_path / "inner").mkdir()
+    path = tmp_path / "inner" / "a.npz"
+    save(path, {**arrays(), "../canary": np.zeros(3)})
+    prepare(DataSettings(source=f"npz:{path}"), 6)
+    save(path, {"../train_images": np.zeros(3), "train_labels": np.zeros(3)})
+    with pytest.raises(InputError, match=r"array 'train_images' is missing; known: \.\./train_images"):
+        prepare(DataSettings(source=f"npz:{path}"), 6)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"inner", "cache"}
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.npz"]
+
+
 @pytest.mark.parametrize("saver", [np.savez, np.savez_compressed])
 def test_a_damaged_npz_is_read_rightly_or_refused(saver, tmp_path):
     random = np.random.default_rng(7)
