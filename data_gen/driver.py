@@ -31,6 +31,7 @@ from pydantic import Field
 
 from data_gen.store import Job, Store, is_final
 from supernet import Settings
+from supernet.files import sweep
 from supernet.settings import UnavailableError
 from training import DataInfo, Recipe
 from training.devices import gpu_names
@@ -287,6 +288,8 @@ class _Pool:
         for worker in left:
             self._remove(worker)
         self.selector.close()
+        if self.task.checkpoints is not None:
+            sweep(self.task.checkpoints)  # workers may have been killed in the middle of a file
         for worker in left:
             if worker.job is not None:
                 with suppress(UnavailableError):  # a full disk, told already: the next driver closes the attempt

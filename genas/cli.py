@@ -50,6 +50,7 @@ def run(
     if dry_run:
         _dry_run(loaded, as_json)
         return
+    _refuse_if_driven(loaded)
     from genas.display import Display
     from genas.pipeline import run_all
 
@@ -149,11 +150,12 @@ def search(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_
 @app.command()
 def retrain(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
     """Train the winner and its controls from scratch; read the test split once; write model.py."""
+    loaded = _load(source, overrides, logs)
+    _refuse_if_driven(loaded)
     from genas.display import Display
     from genas.retraining import retrain as stage
     from genas.words import retrained
 
-    loaded = _load(source, overrides, logs)
     with Display(quiet=as_json) as display:
         result = stage(loaded, display.stage("retrain"))
     _answer(
@@ -310,6 +312,13 @@ def _load(source: str, overrides: list[str] | None, logs: str) -> Run:
     from genas.config import load_run
 
     return load_run(source, overrides or [], logs)
+
+
+def _refuse_if_driven(loaded: Run) -> None:
+    """At once, before anything heavy is imported: a second driver is told who the first is."""
+    from data_gen import refuse_if_driven
+
+    refuse_if_driven(loaded.folder)
 
 
 def _dry_run(loaded: Run, as_json: bool) -> None:

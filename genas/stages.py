@@ -13,7 +13,7 @@ from data_gen import Job, Progress, Store, Task, run_jobs
 from genas.config import Run, RunSettings, differences, save_settings
 from genas.machine import describe_machine
 from supernet import Architecture, InputError, graph_costs
-from supernet.files import write_json
+from supernet.files import sweep, write_json
 from supernet.settings import UnavailableError
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe, prepare
@@ -121,6 +121,7 @@ def compare(run: Run, stage: str, saved: Mapping[str, Any], wanted: Mapping[str,
 def begin(run: Run, info: DataInfo, store: Store, stage: str) -> None:
     """Note the start, and write down the configuration and what it runs on."""
     store.close_open_attempts()
+    sweep(run.folder)
     saved = saved_settings(store, "generate")
     if saved is not None:  # a search under other limits does not change what the labels were sampled under
         run = Run(folder=run.folder, settings=run.settings.model_copy(update={"limits": saved["limits"]}))

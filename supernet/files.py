@@ -47,6 +47,14 @@ def write_bytes(path: Path, data: bytes | Iterable[bytes]) -> None:
         raise UnavailableError(f"{path}: cannot write ({error.strerror})") from error
 
 
+def sweep(folder: Path) -> None:
+    """Remove what processes that are gone left half written, in a folder and those below. The caller owns it."""
+    for path in folder.rglob(".*.tmp"):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and not Path(f"/proc/{process}").exists():
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write UTF-8 text, whole or in pieces. Raises as :func:`write_bytes`."""
     write_bytes(path, text.encode() if isinstance(text, str) else (piece.encode() for piece in text))
@@ -88,12 +96,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 _FORMAT_1_TEXT = "# The resolved configuration of the run "
-_DIGEST_LINE = re.compile(r"# digest ([0-9a-f]{32}); [^\n]*\n")
+_DIGEST_LINE = re.compile(r"# digest ([0-9a-f]{32})")
 
 
 def write_proved_text(path: Path, note: str, text: str) -> None:
-    """Write text under a comment line with a digest of it and a note of one line. Raises as :func:`write_bytes`."""
-    write_text(path, f"# digest {_text_digest(text)}; {note}\n{text}")
+    """Write text under a comment line with a digest of the rest and a note. Raises as :func:`write_bytes`."""
+    rest = f"; {note}\n{text}"
+    write_text(path, f"# digest {_text_digest(rest)}{rest}")
 
 
 def read_proved_text(path: Path) -> str:

@@ -7,13 +7,15 @@ import json
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 BEHAVIOURS = {100: "crash", 101: "killed", 102: "oom", 103: "diverged", 104: "hang", 105: "stop", 106: "garbage",
-              107: "number", 108: "twice", 109: "exit", 110: "torn", 111: "unavailable"}  # fmt: skip
+              107: "number", 108: "twice", 109: "exit", 110: "torn", 111: "unavailable", 112: "large", 113: "chatter",
+              114: "brood", 115: "nan"}  # fmt: skip
 
 
 def label(choices, seed):
@@ -29,9 +31,15 @@ def result(choices, seed):
     }  # fmt: skip
 
 
+STOP = threading.Event()
+
+
 def listen(lines):
     for line in sys.stdin:
-        lines.put(line)
+        if "stop" in json.loads(line):
+            STOP.set()
+        else:
+            lines.put(line)
     os._exit(0)
 
 
@@ -65,10 +73,22 @@ def serve(job, notes):
         sys.stdout.write({"garbage": "hello\n", "number": "3\n", "torn": '{"job": 1, "resu'}[behaviour])
         sys.stdout.flush()
         os._exit(0)
-    while behaviour == "hang":
+    if behaviour == "large" and job["pieces"] == 1:
+        fail(number, "oom")
+    if behaviour == "nan":
+        answer(job=number, result={**result(job["choices"], seed), "accuracy": float("nan")})
+    if behaviour == "brood":
+        (notes / "grandchild").write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
+    while behaviour == "chatter":  # alive, and no batch further
+        answer(job=number, step=1, steps=2, batches=1)
+        time.sleep(0.05)
+    while behaviour in ("hang", "brood", "nan"):
         time.sleep(60)
     for step in (1, 2):
         time.sleep(0.01)
+        if STOP.is_set():
+            answer(job=number, stopped=True)
+            os._exit(1)
         answer(job=number, step=step, steps=2, batches=step)
     answer(job=number, result=result(job["choices"], seed))
 

@@ -1,9 +1,11 @@
 import json
+import os
+import subprocess
 
 import pytest
 
 from supernet import InputError
-from supernet.files import read_json, read_proved_text, write_bytes, write_json, write_proved_text, write_text
+from supernet.files import read_json, read_proved_text, sweep, write_bytes, write_json, write_proved_text, write_text
 from supernet.settings import UnavailableError
 
 
@@ -64,6 +66,18 @@ def test_text_proves_itself(tmp_path):
     (tmp_path / "c").write_bytes(b"\xff")
     with pytest.raises(InputError, match="no UTF-8"):
         read_proved_text(tmp_path / "c")
+
+
+def test_what_the_dead_left_half_written_is_swept(tmp_path):
+    (tmp_path / "below").mkdir()
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    dead, own = process.pid, os.getpid()
+    for name in (f".a.{dead}.tmp", f"below/.b.json.{dead}.tmp", f".a.{own}.tmp", ".c.tmp", "d.tmp"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == sorted([f".a.{own}.tmp", ".c.tmp", "d.tmp"])  # of the living, and of nobody
 
 
 def test_content_may_come_in_pieces(tmp_path):
