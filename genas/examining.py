@@ -10,7 +10,6 @@ Sizes are in bytes, 1 GB being 2**30 of them.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib
 import os
 import platform
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
     from genas.config import Run
-    from training import DataInfo
-    from training.data import SplitName
 
 State = Literal["ok", "warning", "wrong"]
 
@@ -60,13 +57,13 @@ _SLOW_WRITE = 100.0
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "sshfs", "9p", "lustre", "ceph", "afs", "glusterfs", "beegfs"}
 """File systems of other machines: SQLite's write-ahead log and the run's lock need a local one."""
 
-_IMPORT_FAILURES = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
+IMPORT_FAILURES = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
 """How packages fail to import: not there, broken CUDA libraries, pairs of versions that do not match."""
 
 _OTHER_LOGS = "name a folder on a local disk with --logs DIR"
 _OTHER_CACHE = "set GENAS_CACHE to a folder on a local disk"
 _OTHER_TEMPORARY = "set TMPDIR to a folder that can be written"
-_CHANGE_RECIPE = "change the recipe, or override it with --set KEY=VALUE"
+CHANGE_RECIPE = "change the recipe, or override it with --set KEY=VALUE"
 
 # What a second process does to see whether a lock keeps it out: 0 it got the lock, 3 it did not.
 _TRY_LOCK = """
@@ -115,7 +112,9 @@ def doctor(run: Run | None = None, logs: Path = Path("logs"), made: Sequence[Che
     checks += [cores(workers), memory(workers), sqlite_version()]
     checks += [*logs_folder(logs), *cache(), temporary_folder(), *made]
     if run is not None:
-        checks += images(run)
+        from genas.run_checks import images, run_files
+
+        checks += [*images(run), *run_files(run)]
     return {
         "checks": [asdict(check) for check in checks],
         "wrong": sum(check.state == "wrong" for check in checks),
@@ -134,12 +133,12 @@ def load(source: str, overrides: Iterable[str], logs: Path) -> tuple[Run | None,
     try:
         from genas.config import load_run
         from supernet import InputError
-    except _IMPORT_FAILURES as error:
-        return None, _not_imported("recipe", error)
+    except IMPORT_FAILURES as error:
+        return None, not_imported("recipe", error)
     try:
         run = load_run(source, overrides, logs)
     except InputError as error:
-        return None, Check("recipe", "wrong", _line(error), _CHANGE_RECIPE, "configuration")
+        return None, Check("recipe", "wrong", one_line(error), CHANGE_RECIPE, "configuration")
     return run, Check("recipe", "ok", f"valid, of run {run.name}", part="configuration")
 
 
@@ -181,8 +180,8 @@ def package(name: str, wanted: dict[str, Requirement]) -> Check:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = importlib.import_module(name.replace("-", "_"))
-    except _IMPORT_FAILURES as error:
-        return Check(name, "wrong", f"cannot be imported ({_line(error)})", mend)
+    except IMPORT_FAILURES as error:
+        return Check(name, "wrong", f"cannot be imported ({one_line(error)})", mend)
     version = installed_version(name) or getattr(module, "__version__", None)
     if name not in wanted or version is None:
         return Check(name, "ok", f"{version or 'of unknown version'}, not compared with what genas asks for")
@@ -220,7 +219,7 @@ def gpus(device: str = "auto") -> Check:
         return Check("GPU", "ok", f"not asked for (workers.device is cpu): {cpu}")
     try:
         import torch
-    except _IMPORT_FAILURES:
+    except IMPORT_FAILURES:
         return Check("GPU", "warning", "not known: torch cannot be imported", "mend torch first")
     with warnings.catch_warnings(record=True) as caught:  # it is a warning that says why torch sees none
         warnings.simplefilter("always")
@@ -228,7 +227,7 @@ def gpus(device: str = "auto") -> Check:
     if count:
         return _describe_gpus(count)
     if has_driver():
-        reason = f" ({_line(caught[-1].message)})" if caught else ""
+        reason = f" ({one_line(caught[-1].message)})" if caught else ""
         state: State = "wrong" if device == "cuda" else "warning"
         return Check("GPU", state, f"a driver is there, but torch sees no GPU{reason}: {cpu}", _mend_gpu())
     if device == "cuda":
@@ -242,7 +241,7 @@ def cpu_workers(run: Run | None) -> int:
         from data_gen import WorkerSettings, device_names
 
         return device_names(WorkerSettings() if run is None else run.settings.workers).count("cpu")
-    except _IMPORT_FAILURES:  # told by the checks of the packages and of the GPU
+    except IMPORT_FAILURES:  # told by the checks of the packages and of the GPU
         return _cores()
 
 
@@ -301,12 +300,12 @@ def cache() -> list[Check]:
     """The checks of the folder of prepared and downloaded images."""
     try:
         from training.data import cache_folder
-    except _IMPORT_FAILURES as error:
-        return [_not_imported("cache folder", error)]
+    except IMPORT_FAILURES as error:
+        return [not_imported("cache folder", error)]
     try:
         folder = cache_folder()
     except RuntimeError as error:  # the user has no home
-        return [Check("cache folder", "wrong", _line(error), _OTHER_CACHE)]
+        return [Check("cache folder", "wrong", one_line(error), _OTHER_CACHE)]
     return [disk("cache", folder, _OTHER_CACHE), writable("cache folder", folder, _OTHER_CACHE)]
 
 
@@ -315,7 +314,7 @@ def temporary_folder() -> Check:
     try:
         folder = Path(tempfile.gettempdir())
     except OSError as error:
-        return Check("temporary folder", "wrong", _line(error), _OTHER_TEMPORARY)
+        return Check("temporary folder", "wrong", one_line(error), _OTHER_TEMPORARY)
     return writable("temporary folder", folder, _OTHER_TEMPORARY)
 
 
@@ -328,7 +327,7 @@ def disk(name: str, folder: Path, elsewhere: str) -> Check:
     try:
         status = os.statvfs(_existing(folder))
     except OSError as error:
-        return Check(f"disk of {name}", "wrong", f"{folder}: {_line(error)}", elsewhere)
+        return Check(f"disk of {name}", "wrong", f"{folder}: {one_line(error)}", elsewhere)
     free = status.f_bavail * status.f_frsize
     found = f"{_size(free)} free in {folder}"
     files = status.f_favail if status.f_files else None  # None: as many as there is room for
@@ -395,7 +394,7 @@ def write_ahead_log(logs: Path) -> Check:
                     (count,) = reader.execute("SELECT COUNT(*) FROM numbers").fetchone()
                 writer.execute("COMMIT")
     except (OSError, sqlite3.Error) as error:
-        return Check(name, "wrong", f"SQLite cannot write a store in {logs} ({_line(error)})", _OTHER_LOGS)
+        return Check(name, "wrong", f"SQLite cannot write a store in {logs} ({one_line(error)})", _OTHER_LOGS)
     if count:
         return Check(name, "wrong", f"a reader in {logs} saw what was not committed", _OTHER_LOGS)
     return Check(name, "ok", "a store is read while it is written")
@@ -412,11 +411,11 @@ def file_lock(logs: Path) -> Check:
                 capture_output=True, text=True, check=False, timeout=60,
             )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name, "wrong", f"files in {logs} cannot be locked ({_line(error)})", _OTHER_LOGS)
+        return Check(name, "wrong", f"files in {logs} cannot be locked ({one_line(error)})", _OTHER_LOGS)
     if second.returncode == 0:
         return Check(name, "wrong", f"a second process got the same lock in {logs}", _OTHER_LOGS)
     if second.returncode != _KEPT_OUT:
-        reason = _line(second.stderr) or f"exit code {second.returncode}"
+        reason = one_line(second.stderr) or f"exit code {second.returncode}"
         return Check(name, "wrong", f"a second process could not try the lock ({reason})", _OTHER_LOGS)
     return Check(name, "ok", "a second process is kept out")
 
@@ -434,7 +433,7 @@ def durable_write(logs: Path) -> Check:
                 os.fsync(file.fileno())
                 times.append((time.perf_counter() - started) * 1000)
     except OSError as error:
-        return Check(name, "wrong", f"{logs} cannot be written ({_line(error)})", _OTHER_LOGS)
+        return Check(name, "wrong", f"{logs} cannot be written ({one_line(error)})", _OTHER_LOGS)
     median = statistics.median(times)
     found = f"{median:.2g} ms for 4 KB in {logs}" if median < 10 else f"{median:.0f} ms for 4 KB in {logs}"
     if median > _SLOW_WRITE:
@@ -442,104 +441,11 @@ def durable_write(logs: Path) -> Check:
     return Check(name, "ok", found)
 
 
-def images(run: Run) -> list[Check]:
-    """The checks of a run's images, which are prepared first, and of the architectures to be drawn for them."""
-    try:
-        from genas.stages import resolve
-        from supernet import InputError
-        from training.data import SPLITS, damage
-    except _IMPORT_FAILURES as error:
-        return [_not_imported("images", error)]
-    try:
-        run, info = resolve(run, SPLITS)
-    except InputError as error:
-        return [Check("images", "wrong", _line(error), _CHANGE_RECIPE, "configuration")]
-    except (ImportError, OSError, RuntimeError) as error:  # no connection, no room, torchvision that is broken
-        mend = "mend what the message names; npz:PATH and folder:PATH need neither a connection nor torchvision"
-        return [Check("images", "wrong", _line(error), mend)]
-    sizes = ", ".join(f"{count:,} {name}" for name, count in info.sizes.items())
-    found = (
-        f"{sizes} images of {len(info.classes)} classes, {info.side}x{info.side}, "
-        f"{info.channels} channel{'s' if info.channels > 1 else ''}, prepared in {info.folder}"
-    )
-    checks = [Check("images", "ok", found, part="configuration")]
-    wrong = damage(info.folder, SPLITS)  # of files that are only mapped nothing else reads every byte
-    if wrong:
-        mend = shlex.join(["rm", "-r", str(info.folder)]) + " and run this again"
-        checks.append(Check("labels", "wrong", f"{info.folder}: {wrong}", mend, "configuration"))
-    else:
-        checks += [labels(info), copies(info)]
-    return [*checks, architectures(run)]
-
-
-def labels(info: DataInfo) -> Check:
-    """Whether the labels to train and to choose by name a class each, and every class has images."""
-    import numpy as np
-
-    classes = len(info.classes)
-    counts = {}
-    for split in ("train", "validation"):
-        values = np.load(info.folder / f"{split}_labels.npy", allow_pickle=False)
-        outside = int(((values < 0) | (values >= classes)).sum())
-        if outside:
-            found = f"{outside} {split} labels are not from 0 to {classes - 1}"
-            return Check("labels", "wrong", found, f"correct the labels of {info.source}", "configuration")
-        counts[split] = np.bincount(values, minlength=classes)
-    absent = {split: [info.classes[label] for label in np.flatnonzero(counts[split] == 0)] for split in counts}
-    found = "{} of {} classes have no {} image, such as {!r:.80}"
-    if absent["train"]:
-        found = found.format(len(absent["train"]), classes, "training", absent["train"][0])
-        mend = "raise data.train_images, or remove the empty classes"
-        return Check("labels", "wrong", found, mend, "configuration")
-    if absent["validation"]:
-        found = found.format(len(absent["validation"]), classes, "validation", absent["validation"][0])
-        mend = "raise data.validation_fraction or data.validation_images, or add images of these classes"
-        return Check("labels", "warning", found, mend, "configuration")
-    found = f"{counts['train'].min():,} to {counts['train'].max():,} training images a class"
-    return Check("labels", "ok", found, part="configuration")
-
-
-def copies(info: DataInfo) -> Check:
-    """Pictures that are in two splits, found by a digest of each picture's bytes in the prepared folder."""
-    # The test split is read here only to be compared with the others byte for byte, and no label of it is looked
-    # at: nothing of this reaches a training, the predictor or any choice.
-    train, validation, test = (_digests(info, split) for split in ("train", "validation", "test"))
-    trained, learnt_from = set(train), {*train, *validation}  # the winner learns from both
-    leaked = sum(digest in learnt_from for digest in test)
-    shared = sum(digest in trained for digest in validation)
-    if not leaked and not shared:
-        return Check("copies", "ok", "no picture is in two splits", part="configuration")
-    found = (
-        f"{leaked:,} of {len(test):,} test images are also training or validation images, "
-        f"{shared:,} of {len(validation):,} validation images also training images: accuracies there are too high"
-    )
-    mend = "remove the copies from the source, or keep them together in folders train, validation and test"
-    return Check("copies", "warning", found, mend, "configuration")
-
-
-def architectures(run: Run) -> Check:
-    """Whether there are as many architectures within the limits as the run asks for.
-
-    Args:
-        run: resolved, with the classes and channels of its images.
-    """
-    from data_gen import plan
-    from supernet import InputError
-
-    settings = run.settings
-    try:
-        plan(settings.space, settings.generate, settings.limits, settings.seed)
-    except InputError as error:
-        return Check("architectures", "wrong", _line(error), _CHANGE_RECIPE, "configuration")
-    limits = ", ".join(f"{name} <= {limit:,}" for name, limit in settings.limits.items()) or "no limit"
-    found = f"{settings.generate.architectures:,} can be drawn under {limits}"
-    return Check("architectures", "ok", found, part="configuration")
-
-
-def _not_imported(name: str, error: Exception) -> Check:
+def not_imported(name: str, error: Exception) -> Check:
+    """A check that cannot be made, because a package is missing or broken."""
     missing = getattr(error, "name", None) or "a package"
     mend = "install what is missing (see packages), or install genas again"
-    return Check(name, "wrong", f"not checked: {missing} cannot be imported ({_line(error)})", mend)
+    return Check(name, "wrong", f"not checked: {missing} cannot be imported ({one_line(error)})", mend)
 
 
 def _requirements() -> dict[str, Requirement]:
@@ -594,7 +500,7 @@ def _describe_gpus(count: int) -> Check:
             if not _multiplies(f"cuda:{index}"):
                 faults.append(f"GPU {index} multiplies wrongly")
         except RuntimeError as error:
-            faults.append(f"GPU {index} fails ({_line(error)})")
+            faults.append(f"GPU {index} fails ({one_line(error)})")
         else:
             if free < _GIGABYTE:
                 full.append(index)
@@ -657,13 +563,6 @@ def _size(size: int) -> str:
     return f"{size / _GIGABYTE:.1f} GB" if size >= _GIGABYTE else f"{size / _MEGABYTE:.0f} MB"
 
 
-def _line(message: object) -> str:
+def one_line(message: object) -> str:
     """A message on one line, its beginning where it is long."""
     return " ".join(str(message).split())[:400]
-
-
-def _digests(info: DataInfo, split: SplitName) -> list[bytes]:
-    import numpy as np
-
-    pictures = np.load(info.folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
-    return [hashlib.blake2b(picture.tobytes(), digest_size=16).digest() for picture in pictures]

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import warnings
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from genas import examining
+from genas import examining, run_checks
 from genas.config import load_run
 from genas.examining import Check, doctor, exit_code
 from genas.stages import resolve
@@ -607,13 +609,13 @@ def picture(info, split, position):
 
 class TestLabels:
     def test_good(self, prepared):
-        assert_ok(examining.labels(prepared), "training images a class")
+        assert_ok(run_checks.labels(prepared), "training images a class")
 
     @pytest.mark.parametrize("split", ["train", "validation"])
     @pytest.mark.parametrize("label", [-1, 10])
     def test_out_of_range(self, prepared, split, label):
         change(prepared, f"{split}_labels", [0, 3], label)
-        check = examining.labels(prepared)
+        check = run_checks.labels(prepared)
         assert_bad(check, "wrong", f"2 {split} labels are not from 0 to 9", mend="correct the labels of digits")
         assert check.part == "configuration"
 
@@ -623,43 +625,43 @@ class TestLabels:
     def test_a_class_without_images(self, prepared, split, state, mend):
         labels = np.load(prepared.folder / f"{split}_labels.npy", allow_pickle=False)
         change(prepared, f"{split}_labels", labels == 7, 6)
-        assert_bad(examining.labels(prepared), state, "1 of 10 classes have no", "such as '7'", mend=mend)
+        assert_bad(run_checks.labels(prepared), state, "1 of 10 classes have no", "such as '7'", mend=mend)
 
     def test_labels_of_the_test_split_are_not_looked_at(self, prepared):
         (prepared.folder / "test_labels.npy").unlink()
-        assert_ok(examining.labels(prepared))
-        assert_ok(examining.copies(prepared))
+        assert_ok(run_checks.labels(prepared))
+        assert_ok(run_checks.copies(prepared))
 
 
 class TestCopies:
     def test_none(self, prepared):
-        assert_ok(examining.copies(prepared), "no picture is in two splits")
+        assert_ok(run_checks.copies(prepared), "no picture is in two splits")
 
     @pytest.mark.parametrize("split", ["train", "validation"])
     def test_in_the_test_split(self, prepared, split):
         change(prepared, "test_images", [4, 9], picture(prepared, split, 2))
-        check = examining.copies(prepared)
+        check = run_checks.copies(prepared)
         assert_bad(check, "warning", "2 of 60 test images", "0 of 60 validation images", mend="remove the copies")
         assert check.part == "configuration"
 
     def test_in_the_validation_split(self, prepared):
         change(prepared, "validation_images", 4, picture(prepared, "train", 2))
-        assert_bad(examining.copies(prepared), "warning", "0 of 60 test", "1 of 60 validation", mend="remove")
+        assert_bad(run_checks.copies(prepared), "warning", "0 of 60 test", "1 of 60 validation", mend="remove")
 
     def test_twice_in_one_split_is_no_leak(self, prepared):
         change(prepared, "train_images", 4, picture(prepared, "train", 2))
-        assert_ok(examining.copies(prepared))
+        assert_ok(run_checks.copies(prepared))
 
     def test_nearly_the_same_is_no_copy(self, prepared):
         almost = picture(prepared, "train", 2)
         almost[0, 0] ^= 1
         change(prepared, "test_images", 4, almost)
-        assert_ok(examining.copies(prepared))
+        assert_ok(run_checks.copies(prepared))
 
 
 class TestImages:
     def test_good(self, recipe):
-        checks = examining.images(load_run(recipe))
+        checks = run_checks.images(load_run(recipe))
         assert [check.name for check in checks] == ["images", "labels", "copies", "architectures"]
         for check in checks:
             assert_ok(check)
@@ -676,7 +678,7 @@ class TestImages:
         ],
     )
     def test_wrong(self, override, words, recipe):
-        (check,) = examining.images(load_run(recipe, [override]))
+        (check,) = run_checks.images(load_run(recipe, [override]))
         assert_bad(check, "wrong", words, mend="change the recipe")
         assert check.part == "configuration"
 
@@ -688,7 +690,7 @@ class TestImages:
             raise error
 
         monkeypatch.setattr("genas.stages.prepare", fail)
-        (check,) = examining.images(load_run(recipe))
+        (check,) = run_checks.images(load_run(recipe))
         assert_bad(check, "wrong", str(error), mend="mend what the message names")
         assert check.part == "machine"
 
@@ -699,7 +701,7 @@ class TestImages:
         (prepared.folder / name).unlink()
         if content is not None:
             (prepared.folder / name).write_bytes(content)
-        checks = examining.images(load_run(recipe))
+        checks = run_checks.images(load_run(recipe))
         assert [check.name for check in checks] == ["images", "labels", "architectures"]
         assert_bad(
             checks[1], "wrong", "cannot be read" if content is None else "is damaged", mend=f"rm -r {prepared.folder}"
@@ -707,16 +709,43 @@ class TestImages:
         assert checks[1].part == "configuration"
 
     def test_limits_that_nothing_keeps(self, recipe):
-        check = examining.images(load_run(recipe, ["limits.macs=10"]))[-1]
+        check = run_checks.images(load_run(recipe, ["limits.macs=10"]))[-1]
         assert_bad(check, "wrong", "below the cheapest", mend="change the recipe")
         assert check.part == "configuration"
 
     def test_not_imported(self, recipe, monkeypatch):
         run = load_run(recipe)
         monkeypatch.setitem(sys.modules, "genas.stages", None)
-        (check,) = examining.images(run)
+        (check,) = run_checks.images(run)
         assert_bad(check, "wrong", "not checked: genas.stages", mend="install")
         assert check.part == "machine"
+
+
+class TestRunFiles:
+    def test_before_anything_there_is_nothing_to_check(self, recipe, tmp_path):
+        assert run_checks.run_files(load_run(recipe, logs=tmp_path / "logs")) == []
+
+    def test_whole(self, copy):
+        store, files = run_checks.run_files(copy)
+        assert_ok(store)
+        assert store.found == "every row is whole: 14 results of generate, 6 results of retrain"
+        assert_ok(files)
+        assert files.found.startswith("6 JSON and YAML files")
+
+    def test_a_damaged_store(self, copy):
+        with closing(sqlite3.connect(copy.store)) as connection:
+            connection.execute("UPDATE results SET loss = loss / 2 WHERE job = 3")
+            connection.commit()
+        (check,) = run_checks.run_files(copy)
+        assert_bad(check, "wrong", "1 damaged row in results", mend="genas generate tiny")
+        assert check.part == "configuration"
+
+    @pytest.mark.parametrize("name", ["winner/retrain.json", "config.yml", "meta.json"])
+    def test_a_damaged_file(self, name, copy):
+        path = copy.folder / name
+        path.write_bytes(path.read_bytes()[:-3] + b"   ")
+        _, check = run_checks.run_files(copy)
+        assert_bad(check, "wrong", "damaged", mend=f"rm {path}")
 
 
 def summary(*checks):
