@@ -1,10 +1,13 @@
 # make run    installs into .venv and runs the quickstart from sampling to the retrained winner
 # make test   the same set-up, runs the tests
 # make check  lint, types and import arrows
+# make faults the fault suite alone, with its table
+# make chaos  150 random kills of workers and drivers, with real trainings
+# make audit  known vulnerabilities in the pinned packages
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check install
+.PHONY: run test check faults chaos audit install
 
 run: install
 	$(BIN)/genas run quickstart
@@ -17,6 +20,16 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+faults: install
+	$(BIN)/python -m pytest -q tests/faults
+
+chaos: install
+	$(BIN)/python benchmarks/chaos.py
+
+audit: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip_audit --no-deps --disable-pip -r constraints.txt
 
 install: .venv/installed
 

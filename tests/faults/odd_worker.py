@@ -3,7 +3,7 @@
 ``short``: the training of seed 102 gets little address space, so that torch's own allocator fails.
 ``kill N``: kill -9 of itself at the N-th file that is given its name, before it is.
 ``killed N``: the same after it.
-``watch``: every file that is opened is noted, as an audit hook sees it.
+``watch``: every file that is opened is noted, and every use of the network, as an audit hook sees it.
 """
 
 import os
@@ -52,6 +52,8 @@ opened = os.open(notes / f"opened-{os.getpid()}", os.O_WRONLY | os.O_APPEND | os
 def note(event, arguments):
     if event == "open" and isinstance(arguments[0], str):
         os.write(opened, f"{arguments[0]}\n".encode())
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        os.write(opened, f"network: {event}\n".encode())
 
 
 if __name__ == "__main__":

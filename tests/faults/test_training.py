@@ -361,7 +361,10 @@ def test_saving_takes_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
 # --- row 20 --------------------------------------------------------------------------------------------------
 
 
-def test_no_stage_before_retrain_reads_the_test_split(recipe, tmp_path, monkeypatch, figure):
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+
+
+def test_no_stage_before_retrain_reads_the_test_split_and_none_uses_the_network(recipe, tmp_path, monkeypatch, figure):
     """Every file that the driver and its workers open, seen by the interpreter's audit hook."""
     notes = tmp_path / "notes"
     notes.mkdir()
@@ -378,6 +381,8 @@ def test_no_stage_before_retrain_reads_the_test_split(recipe, tmp_path, monkeypa
     def hook(event, arguments):
         if watching[0] and event == "open" and isinstance(arguments[0], str):
             opened.append(arguments[0])
+        if watching[0] and event in NETWORK:
+            opened.append(f"network: {event}")
 
     sys.addaudithook(hook)
     try:
@@ -393,6 +398,7 @@ def test_no_stage_before_retrain_reads_the_test_split(recipe, tmp_path, monkeypa
         retrain(run)
         files = opened + [line for path in notes.iterdir() for line in path.read_text().splitlines()]
         assert any("test_images" in file for file in files)
+        assert not [file for file in files if file.startswith("network: ")]
     finally:
         watching[0] = False
     counts = f"train {reads['train']}, validation {reads['validation']}, test {reads['test']}"
