@@ -37,6 +37,14 @@ workers: {retries: 10, checkpoint_seconds: 0.3}
 """
 
 
+# Whose training has been killed so often that one more could use up its retries is spared: that it is given up then
+# is meant, and not what is looked for here.
+OPEN = """
+SELECT pid FROM attempts AS open WHERE outcome IS NULL
+AND (SELECT COUNT(*) FROM attempts WHERE job = open.job AND outcome = 'killed') < 9
+"""
+
+
 def query(store: Path, text: str) -> list[Any]:
     """Rows of a store that may be written meanwhile, or not be there yet."""
     if not store.exists():
@@ -103,7 +111,7 @@ def main() -> None:
         end = time.monotonic() + chance.uniform(3.0, 13.0)
         while time.monotonic() < end and driver.poll() is None:
             time.sleep(chance.uniform(0.1, 1.0))
-            training = {pid for (pid,) in query(store, "SELECT pid FROM attempts WHERE outcome IS NULL")}
+            training = {pid for (pid,) in query(store, OPEN)}
             victims = sorted(training & set(workers_of(driver.pid)))
             if victims and quota and len(kills) < wanted:
                 victim = chance.choice(victims)

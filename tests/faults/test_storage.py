@@ -31,11 +31,11 @@ from supernet.files import read_json, read_proved_text, write_bytes
 from supernet.settings import UnavailableError
 from tests.data_gen.harness import SPACE, Run
 from tests.data_gen.harness import architectures as small
-from training import DataSettings, open_prepared, prepare
+from training import Checkpoints, DataSettings, open_prepared, prepare
 from training.data import damage
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-FORMAT_1 = Path(__file__).parent.parent / "fixtures" / "format1"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 RESULT = {
     "accuracy": 0.5, "loss": 1.25, "epochs": 3, "pieces": 1, "seconds": 2.5, "peak_memory": 12345,
     "images_per_second": 99.5, "curves": {"train_loss": [2.0, 1.5]},
@@ -447,8 +447,9 @@ def test_isomorphic_networks_are_trained_once(tmp_path, figure):
 # --- row 18 --------------------------------------------------------------------------------------------------
 
 
-def test_a_run_of_format_1_opens_and_goes_on(tmp_path, figure):
-    folder = Path(shutil.copytree(FORMAT_1, tmp_path / "logs" / "format1"))
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_of_every_format_that_landed_opens_and_goes_on(version, tmp_path, figure):
+    folder = Path(shutil.copytree(FIXTURES / f"format{version}", tmp_path / "logs" / f"format{version}"))
     known = read_table(folder / "labels.jsonl")
     before = (folder / "store.db").read_bytes()
     state = status(folder)
@@ -458,20 +459,28 @@ def test_a_run_of_format_1_opens_and_goes_on(tmp_path, figure):
     assert write_report(folder).is_file()
     assert (folder / "store.db").read_bytes() == before  # readers migrate a copy
     GraphPredictor.load(folder / "predictor")
-    run = load_run("format1", logs=tmp_path / "logs")
+    run = load_run(f"format{version}", logs=tmp_path / "logs")
     result = generate(run)
     assert (result["planned"], result["found"], result["trained"]) == (15, 15, 0)
     with closing(sqlite3.connect(folder / "store.db")) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
-        assert connection.execute("SELECT outcome, COUNT(*) FROM attempts GROUP BY 1 ORDER BY 1").fetchall() == [
-            ("crash", 1), ("done", 18), ("interrupted", 1),
-        ]  # fmt: skip
+        counts = dict(connection.execute("SELECT outcome, COUNT(*) FROM attempts GROUP BY 1").fetchall())
+    assert counts == {1: {"crash": 1, "done": 18, "interrupted": 1}, 2: {"done": 18}}[version]
     assert fit(run)["rows"] == 12
     assert search(run)["evolution"]["best"][0]["key"] == state["winner"]["key"]
     assert retrain(run)["roles"]["winner"]["test_accuracies"] == state["test"]["winner"]["test_accuracies"]
     export_table(folder, tmp_path / "labels.jsonl")
     assert read_table(tmp_path / "labels.jsonl") == known
-    figure(18, "a run of format 1 read and continued by every stage: 0 trained again, labels equal")
+    figure(18, f"a run of format {version} read and continued by every stage: 0 trained again, labels equal")
+
+
+def test_a_checkpoint_of_every_format_that_landed_is_gone_on_from():
+    (described,) = (FIXTURES / "format2" / "inside").glob("*.json")
+    name, step = described.name.split(".")[:2]
+    identity = read_json(described)["identity"]
+    saved = Checkpoints(described.parent, name, identity, every=60).newest()
+    assert saved.content["step"] == int(step) == 551
+    assert saved.tensors["correct"].dtype.is_floating_point is False
 
 
 def test_what_a_newer_version_wrote_is_refused(whole, figure):
