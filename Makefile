@@ -3,11 +3,12 @@
 # make check  lint, types and import arrows
 # make faults the fault suite alone, with its table
 # make chaos  150 random kills of workers and drivers, with real trainings
+# make fuzz   100,000 broken inputs to everything that parses
 # make audit  known vulnerabilities in the pinned packages
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check faults chaos audit install
+.PHONY: run test check faults chaos fuzz audit install
 
 run: install
 	$(BIN)/genas run quickstart
@@ -26,6 +27,9 @@ faults: install
 
 chaos: install
 	$(BIN)/python benchmarks/chaos.py
+
+fuzz: install
+	GENAS_FUZZ=1 $(BIN)/python -m pytest -q tests/faults/test_fuzz.py
 
 audit: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit

@@ -39,6 +39,12 @@ from training.devices import gpu_names
 _STOP_SECONDS = 8.0
 """How long a worker may take to leave its checkpoint: a driver that is asked to stop is gone within 10 s."""
 
+_NO_RESULT = (
+    sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError,
+    KeyError, ValueError, TypeError, OverflowError,
+)  # fmt: skip
+"""How the store and Python refuse what a worker calls a result."""
+
 _FAILURES = ("oom", "diverged", "timeout", "crash", "killed")
 _LOGGER = logging.getLogger("genas.driver")
 
@@ -313,15 +319,20 @@ class _Pool:
         if job is None or answer.get("job") != job.id:
             self._lose(worker, "crash", f"the worker answered for another job: {str(answer)[:200]}")
         elif "batches" in answer:
+            try:
+                batches = int(str(answer["batches"]))
+                worker.share = float(str(answer["step"])) / float(str(answer["steps"]))
+            except (KeyError, ValueError, ZeroDivisionError):
+                self._lose(worker, "crash", f"the worker wrote what is no answer: {str(answer)[:200]}")
+                return
             # Words alone are no sign of life: the count of batches has to grow.
-            if int(str(answer["batches"])) > worker.batches:
-                worker.batches, worker.heard = int(str(answer["batches"])), time.monotonic()
-            worker.share = float(str(answer["step"])) / float(str(answer["steps"]))
+            if batches > worker.batches:
+                worker.batches, worker.heard = batches, time.monotonic()
         elif "result" in answer:
             result = answer["result"]
             try:
                 accuracy = self._commit(job, worker.attempt, result)  # first of all
-            except (sqlite3.IntegrityError, KeyError, ValueError, TypeError) as error:
+            except _NO_RESULT as error:
                 self._lose(worker, "crash", f"the worker gave a result that is none ({type(error).__name__}: {error})")
                 return
             self.clear_checkpoints([job])
@@ -332,7 +343,7 @@ class _Pool:
         elif "stopped" in answer:
             self._lose(worker, "interrupted", "")
         elif answer.get("failure") == "unavailable":  # the machine's fault: stop cleanly, the same line continues
-            raise UnavailableError(str(answer["message"]))
+            raise UnavailableError(str(answer.get("message", "the worker says that the machine lacks something")))
         elif answer.get("failure") in _FAILURES:
             self._lose(worker, str(answer["failure"]), str(answer.get("message", "")))
         else:

@@ -391,7 +391,7 @@ def read_store(path: Path) -> Store:
             connection.backup(memory)
             connection.close()
             connection = memory
-            migrate(connection)
+            _migrate(connection, path)
             connection.execute("PRAGMA query_only = ON")
         wrong = damage(connection)
         if wrong:
@@ -433,13 +433,17 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
 def _whole_or_why(connection: sqlite3.Connection, path: Path) -> list[str]:
     """What is wrong with a store, which is brought to the current format first."""
     if check_format(connection, path) < FORMAT:
-        try:
-            migrate(connection)
-        except sqlite3.OperationalError:
-            raise
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: an older format that cannot be brought to this one ({error})") from error
+        _migrate(connection, path)
     return damage(connection)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        migrate(connection)
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if any(words in str(error) for words in ("full", "locked", "readonly", "I/O")):
+            raise  # the machine's fault, which the caller tells
+        raise InputError(f"{path}: of an older format and damaged, so that it cannot be migrated ({error})") from error
 
 
 @contextmanager

@@ -42,8 +42,18 @@ TITLES = {
 _FIGURES = pytest.StashKey[list]()
 
 
+_FUZZED = pytest.StashKey[dict]()
+
+
 def pytest_configure(config):
     config.stash[_FIGURES] = []
+    config.stash[_FUZZED] = {}
+
+
+@pytest.fixture(scope="session")
+def fuzzed(request):
+    """How many inputs each target of the fuzzing was given."""
+    return request.config.stash[_FUZZED]
 
 
 @pytest.fixture
@@ -57,6 +67,12 @@ def figure(request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    fuzzed = config.stash[_FUZZED]
+    if fuzzed:
+        terminalreporter.section("inputs")
+        for target, count in fuzzed.items():
+            terminalreporter.write_line(f"{count:9,} {target}")
+        terminalreporter.write_line(f"{sum(fuzzed.values()):9,} in all")
     figures = sorted(config.stash[_FIGURES], key=lambda entry: entry[0])
     if not figures:
         return
