@@ -44,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "axes.formatter.useoffset": False,
 }
 
+_MOST_MARKS = 5_000
 Points = Sequence[tuple[float, float]]
 
 
@@ -133,7 +134,9 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _scatter(axes: Axes, points: Points, label: str) -> None:
     x, y = zip(*points, strict=True)
-    axes.scatter(x, y, s=24, color=_FIRST, alpha=0.65, linewidths=0, label=label, zorder=3)
+    many = len(points) > _MOST_MARKS  # as an image inside the SVG, whose colour cannot follow the page
+    color, size = ("#4a7fc1", 6) if many else (_FIRST, 24)
+    axes.scatter(x, y, s=size, color=color, alpha=0.65, linewidths=0, label=label, zorder=3, rasterized=many)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

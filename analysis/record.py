@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -245,7 +244,7 @@ class Record:
         for result in self.generate.results:
             grouped.setdefault(result.job.architecture.key, []).append(result)
         return [
-            Generated(key, float(np.mean([result.accuracy for result in rows])), len(rows), dict(rows[0].costs))
+            Generated(key, sum(result.accuracy for result in rows) / len(rows), len(rows), dict(rows[0].costs))
             for key, rows in grouped.items()
         ]
 

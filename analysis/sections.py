@@ -6,7 +6,8 @@ import csv
 import io
 import shlex
 import textwrap
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ CONVENTION = (
     "convolutions and linear weights, “convolution MACs” convolutions alone."
 )
 
+_MOST_ROWS = 20_000  # of one table of data in the page
 _MESSAGE = 300  # characters of a failure's message in the table
 
 
@@ -406,10 +408,8 @@ def _retrain(record: Record) -> Section:
 def _curves(record: Record) -> Section:
     key, title = "curves", "Training curves"
     results = record.generate.results
-    curves = [
-        ("training", quartiles(_by_epoch(results, "train_accuracy", ""))),
-        ("validation", quartiles(_by_epoch(results, "validation_accuracy", "validation_epochs"))),
-    ]
+    training, validation = _by_epoch(results)
+    curves = [("training", quartiles(training)), ("validation", quartiles(validation))]
     curves = [(name, rows) for name, rows in curves if rows]
     if not curves:
         return Section(key, title, "No architecture of this run has been trained yet.")
@@ -426,17 +426,21 @@ def _curves(record: Record) -> Section:
     return Section(key, title, figure=figure, caption=caption, details=[_data(columns, data)])
 
 
-def _by_epoch(results: Sequence[Result], curve: str, epochs: str) -> dict[int, list[float]]:
-    grouped: dict[int, list[float]] = {}
+def _by_epoch(results: Sequence[Result]) -> tuple[dict[int, array[float]], dict[int, array[float]]]:
+    """Training and validation accuracies of all trainings by epoch; the curves of each are parsed once."""
+    training: dict[int, array[float]] = {}
+    validation: dict[int, array[float]] = {}
     for result in results:
-        values = result.curves.get(curve, ())
-        numbers = [int(epoch) for epoch in result.curves[epochs]] if epochs else list(range(1, len(values) + 1))
-        for epoch, value in zip(numbers, values, strict=True):
-            grouped.setdefault(epoch, []).append(value)
-    return grouped
+        curves = result.curves
+        for epoch, value in enumerate(curves.get("train_accuracy", ()), 1):
+            training.setdefault(epoch, array("d")).append(value)
+        watched = curves.get("validation_epochs", ()), curves.get("validation_accuracy", ())
+        for number, value in zip(*watched, strict=True):
+            validation.setdefault(int(number), array("d")).append(value)
+    return training, validation
 
 
-def quartiles(grouped: dict[int, list[float]]) -> list[tuple[int, int, float, float, float]]:
+def quartiles(grouped: Mapping[int, Sequence[float]]) -> list[tuple[int, int, float, float, float]]:
     """(epoch, trainings, lower quartile, median, upper quartile) for each epoch in order."""
     rows = []
     for epoch, values in sorted(grouped.items()):
@@ -453,8 +457,13 @@ def _failures(record: Record) -> Section:
         for stage, trainings in (("generate", record.generate), ("retrain", record.retraining))
         for failure in trainings.failures
     ]  # fmt: skip
+    cut = sum(result.pieces > 1 for kind in (record.generate, record.retraining) for result in kind.results)
+    text = [
+        f"{words.count(cut, 'training')} had each batch cut in pieces, for want of memory: batch norms there saw "
+        f"fewer images at a time."
+    ] if cut else []  # fmt: skip
     if not rows:
-        return Section(key, title, text=["None."])
+        return Section(key, title, text=["None.", *text])
     head = ("stage", "kind", "architecture", "seed", "attempts", "tried again", "message")
     short = [(*row[:-1], textwrap.shorten(row[-1], _MESSAGE, placeholder=" …")) for row in rows]
     caption = (
@@ -462,7 +471,8 @@ def _failures(record: Record) -> Section:
         f"are not affected. Source: store.db."
     )
     table = Table(head, short, left=len(head))
-    return Section(key, title, caption=caption, tables=[table], details=[_data(head, rows, "Whole messages as CSV")])
+    details = [_data(head, rows, "Whole messages as CSV")]
+    return Section(key, title, text=text, caption=caption, tables=[table], details=details)
 
 
 def _tried_again(final: frozenset[int] | None, failure: Failure) -> str:
@@ -547,9 +557,12 @@ def _unit(evaluation: Evaluation) -> str:
 def _data(
     head: Sequence[str], rows: Iterable[Sequence[object]], summary: str = "Plotted data as CSV"
 ) -> tuple[str, str]:
-    """Fractions and plain numbers, as a spreadsheet reads them."""
+    """Fractions and plain numbers, as a spreadsheet reads them; of very many rows only the first."""
+    rows = list(rows)
+    if len(rows) > _MOST_ROWS:
+        summary = f"{summary}: the first {_MOST_ROWS:,} of {len(rows):,} rows, `genas export-table` writes all"
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(rows)
+    writer.writerows(rows[:_MOST_ROWS])
     return summary, file.getvalue()

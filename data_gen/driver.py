@@ -41,7 +41,7 @@ _STOP_SECONDS = 8.0
 
 _NO_RESULT = (
     sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError,
-    KeyError, ValueError, TypeError, OverflowError,
+    KeyError, ValueError, TypeError, OverflowError, RecursionError,
 )  # fmt: skip
 """How the store and Python refuse what a worker calls a result."""
 
@@ -221,19 +221,26 @@ class _Pool:
         self.deadline = math.inf  # of a stop that was asked for
 
     def start_worker(self, device: str) -> None:
-        errors, error_path = tempfile.mkstemp(prefix="genas-worker-")
-        Path(error_path).unlink()
+        try:
+            errors, error_path = tempfile.mkstemp(prefix="genas-worker-")
+            Path(error_path).unlink()
+        except OSError as error:
+            raise UnavailableError(f"{tempfile.gettempdir()}: cannot write ({error.strerror})") from error
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if device == "cpu":  # one thread a process: the BLAS libraries read these before torch does
             environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            self.task.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the driver alone, which then stops the workers
-        )
+        try:
+            process = subprocess.Popen(
+                self.task.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the driver alone, which then stops the workers
+            )
+        except OSError as error:  # no more processes or files, or no such program
+            os.close(errors)
+            raise UnavailableError(f"a worker process cannot be started ({error})") from error
         worker = _Worker(device, process, errors)
         self.workers.append(worker)
         assert process.stdout is not None
@@ -261,8 +268,10 @@ class _Pool:
             for line in lines:
                 try:
                     answer = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     answer = None
+                if worker not in self.workers:
+                    break  # an earlier line was its last
                 if not isinstance(answer, dict):
                     self._lose(worker, "crash", f"the worker wrote what is no answer: {line[:200]!r}")
                     break
@@ -309,11 +318,14 @@ class _Pool:
                 path.unlink(missing_ok=True)
 
     def _hear(self, worker: _Worker, answer: dict[str, object]) -> None:
-        if "ready" in answer:
+        if "ready" in answer and not worker.ready:
             worker.heard = time.monotonic()
             worker.ready = True
             self.unborn = 0
             self._next_job(worker)
+            return
+        if "warning" in answer:
+            _LOGGER.warning("%s", str(answer["warning"])[:1000])
             return
         job = worker.job
         if job is None or answer.get("job") != job.id:
@@ -340,7 +352,7 @@ class _Pool:
             self.best = accuracy if self.best is None else max(self.best, accuracy)
             worker.job = None
             self._next_job(worker)
-        elif "stopped" in answer:
+        elif "stopped" in answer and self.deadline < math.inf:  # unasked, it would be tried again without end
             self._lose(worker, "interrupted", "")
         elif answer.get("failure") == "unavailable":  # the machine's fault: stop cleanly, the same line continues
             raise UnavailableError(str(answer.get("message", "the worker says that the machine lacks something")))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from data_gen.store import Store
 from supernet import LabelRow, LabelTable, SearchSpace
 
@@ -22,9 +20,9 @@ def label_table(store: Store, space: SearchSpace) -> LabelTable:
     for key, positions in grouped.items():
         trained = [results[position] for position in positions]
         metrics = {
-            "accuracy": float(np.mean([result.accuracy for result in trained])),
-            "loss": float(np.mean([result.loss for result in trained])),
-            "seconds": float(np.mean([result.seconds for result in trained])),
+            "accuracy": sum(result.accuracy for result in trained) / len(trained),
+            "loss": sum(result.loss for result in trained) / len(trained),
+            "seconds": sum(result.seconds for result in trained) / len(trained),
         }
         if len(trained) > 1:
             metrics |= {f"accuracy_seed{number}": result.accuracy for number, result in enumerate(trained)}

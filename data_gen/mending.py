@@ -52,16 +52,28 @@ def mend(path: Path, reasons: list[str]) -> str:
         for suffix in ("", "-wal"):
             with suppress(FileNotFoundError):
                 os.link(f"{path}{suffix}", f"{aside}{suffix}")
-        for suffix in ("-wal", "-shm"):  # or SQLite would take the old log for the new file's
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
-        new.replace(path)
+        new.replace(ready_name(path))
+        finish(path)
     except OSError as error:
         raise UnavailableError(f"{path}: damaged, and cannot be mended here ({error.strerror})") from error
     rows = ", ".join(f"{count} {table}" for table, count in lost.items() if count) or "no row"
     return (
-        f"{path}: was damaged ({'; '.join(reasons)[:200]}); {kept['results']} results are whole, lost: {rows}, which "
-        f"is planned and trained again; the damaged file is kept as {aside.name}"
+        f"{path}: was damaged ({'; '.join(reasons)[:200]}); {kept['results']} results are whole; lost is at least: "
+        f"{rows}; what is missing is trained again; the damaged file is kept as {aside.name}"
     )
+
+
+def ready_name(path: Path) -> Path:
+    """The name of a mended store that is complete and only waits to take its place."""
+    return path.with_name(f"{path.name}.ready")
+
+
+def finish(path: Path) -> None:
+    """Put a mended store in its place, also one whose driver died before it could. Raises OSError."""
+    if ready_name(path).exists():
+        for suffix in ("-wal", "-shm"):  # or SQLite would take the old log for the new file's
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        ready_name(path).replace(path)
 
 
 def _rescue(path: Path, copy: Path, new: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -155,8 +167,7 @@ def _rows(
         try:
             row = connection.execute(query, (number,)).fetchone()
         except (sqlite3.DatabaseError, UnicodeDecodeError):
-            yield None
-            continue
+            continue  # nobody knows whether there was one
         if row is not None:
             yield _as_text(row)
 

@@ -91,6 +91,10 @@ _STATEMENTS = tuple(statement.strip() for statement in SCHEMA.split(";\n") if st
 _encode = json.JSONEncoder(separators=(",", ":"), default=repr).encode  # a damaged value may be a blob
 
 
+class ForeignError(InputError):
+    """A file that is no store of this tool, or is damaged so that it does not look like one."""
+
+
 def row_digest(table: str, values: Sequence[object]) -> str:
     """The digest of a row, from its values as the database gives them back (a REAL column gives floats)."""
     return hashlib.blake2b(_encode([table, *values]).encode(), digest_size=12).hexdigest()
@@ -140,7 +144,7 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):  # another process may have been first
             if any(name == "digest" for _, name, *_ in connection.execute("PRAGMA table_info(results)")):
-                raise sqlite3.DatabaseError("its format is given as 1, its tables are not")
+                raise ForeignError("its format is given as older than its tables are")
             connection.execute("DROP INDEX attempts_of_job")
             for table in tables:
                 connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
@@ -169,11 +173,21 @@ def _copy_format_1(connection: sqlite3.Connection, table: str) -> None:
     order = "ORDER BY id DESC" if table == "attempts" else ""
     for row in connection.execute(f"SELECT {columns} FROM old_{table} {order}").fetchall():  # noqa: S608
         values = list(row)
+        if table == "architectures" and not _is_choices(values[2]):  # nothing else says that it is damaged
+            raise sqlite3.DatabaseError(f"choices {values[2]!r:.80} that are none")
         if table == "attempts" and values[5] is None:
             if values[1] in open_jobs:
                 values[4:6] = values[3], "interrupted"
             open_jobs.add(values[1])
         insert(connection, table, values)
+
+
+def _is_choices(text: object) -> bool:
+    try:
+        choices = json.loads(str(text))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(choices, list) and all(type(choice) is int and choice >= 0 for choice in choices)
 
 
 def damage(connection: sqlite3.Connection) -> list[str]:
@@ -199,10 +213,6 @@ def damage(connection: sqlite3.Connection) -> list[str]:
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return [str(error)]
     return found
-
-
-class ForeignError(InputError):
-    """A file that is no store of this tool, or is damaged so that it does not look like one."""
 
 
 def check_format(connection: sqlite3.Connection, path: object) -> int:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_gen.mending import mend
+from data_gen.mending import finish, mend
 from data_gen.schema import (
     COLUMNS,
     FORMAT,
@@ -66,8 +66,14 @@ class Result:
     seconds: float
     peak_memory: int
     images_per_second: float
-    curves: Mapping[str, Sequence[float]]
+    curve_text: str
     costs: Mapping[str, int]
+
+    @property
+    def curves(self) -> Mapping[str, Sequence[float]]:
+        """One number an epoch by name, parsed when asked for: most readers of many results do not ask."""
+        content: Mapping[str, Sequence[float]] = json.loads(self.curve_text)
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +199,10 @@ class Store:
             job.id,
             _real(result["accuracy"]),
             _real(result["loss"]),
-            result["epochs"],
-            result["pieces"],
+            _whole(result["epochs"]),
+            _whole(result["pieces"]),
             _real(result["seconds"]),
-            result["peak_memory"],
+            _whole(result["peak_memory"]),
             _real(result["images_per_second"]),
             json.dumps(result["curves"], allow_nan=False),
             time.time(),
@@ -250,7 +256,7 @@ class Store:
                 row[10],
                 row[11],
                 row[12],
-                json.loads(row[13]),
+                row[13],
                 dict(zip(COST_NAMES, row[14:], strict=True)),
             )
             for row in rows
@@ -332,9 +338,18 @@ def is_final(kinds: Sequence[str], retries: int) -> bool:
     return kinds[-1] != "oom" or kinds.count("oom") >= OOM_TRIES
 
 
-def _real(value: object) -> object:
-    """As a REAL column gives it back, so that the digest is of the same value; the column refuses what is none."""
-    return float(value) if isinstance(value, int) else value
+def _real(value: object) -> float:
+    """As a REAL column gives it back, so that the digest is of the same value. Raises sqlite3.IntegrityError."""
+    if type(value) not in (int, float):
+        raise sqlite3.IntegrityError(f"{value!r:.80} is no number")
+    return float(str(value)) + 0.0  # no negative zero
+
+
+def _whole(value: object) -> int:
+    """As an INTEGER column gives it back. Raises sqlite3.IntegrityError."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise sqlite3.IntegrityError(f"{value!r:.80} is no whole number from 0")
+    return value
 
 
 def _job(number: int, stage: str, space: str, choices: str, seed: int, role: str) -> Job:
@@ -350,6 +365,10 @@ def open_store(path: Path) -> Store:
         UnavailableError: the folder cannot be written.
         InputError: another program's file, one damaged beyond reading, or one written by a newer version.
     """
+    try:
+        finish(path)
+    except OSError as error:
+        raise UnavailableError(f"{path}: cannot write ({error.strerror})") from error
     connection = _connect(path)
     with ExitStack() as stack:
         stack.callback(lambda: connection.close())  # the one that is open by then
@@ -386,6 +405,7 @@ def read_store(path: Path) -> Store:
     connection = _connect_readonly(path)
     with ExitStack() as stack:
         stack.callback(lambda: connection.close())
+        stack.enter_context(_readable(path))
         if check_format(connection, path) < FORMAT:  # a reader cannot migrate the file: it migrates a copy
             memory = sqlite3.connect(":memory:", isolation_level=None)
             connection.backup(memory)
@@ -401,6 +421,16 @@ def read_store(path: Path) -> Store:
             )
         stack.pop_all()
     return Store(connection, path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise UnavailableError(f"{path}: cannot be read ({error})") from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path}: damaged ({error}); `genas generate {path.parent.name}` mends it") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:

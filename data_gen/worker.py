@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import queue
 import signal
@@ -44,11 +45,24 @@ def main() -> None:
     lines: queue.Queue[dict[str, Any]] = queue.Queue()
     stop = threading.Event()
     threading.Thread(target=_listen, args=(sys.stdin, lines, stop), daemon=True).start()
+    logging.getLogger("genas").addHandler(_Relay(answers))
     context = _Context(lines.get(), answers, stop)
     answers.write('{"ready": true}\n')
     answers.flush()
     while True:
         context.run(lines.get())
+
+
+class _Relay(logging.Handler):
+    """Passes warnings on to the driver, whose user sees them; nobody reads a worker's own words."""
+
+    def __init__(self, answers: TextIO) -> None:
+        super().__init__(logging.WARNING)
+        self._answers = answers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._answers.write(json.dumps({"warning": record.getMessage()}) + "\n")
+        self._answers.flush()
 
 
 def _die_with_driver() -> None:
@@ -194,10 +208,12 @@ class _Context:
 def _save(network: nn.Module, path: Path) -> None:
     from safetensors.torch import save
 
-    from supernet.files import write_bytes
+    from supernet.files import bytes_digest, write_bytes, write_json
 
     state: Mapping[str, Tensor] = network.state_dict()
-    write_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in state.items()}))
+    weights = save({name: tensor.contiguous().cpu() for name, tensor in state.items()})
+    write_bytes(path, weights)
+    write_json(path.with_suffix(".json"), {"weights": bytes_digest(weights)})
 
 
 if __name__ == "__main__":

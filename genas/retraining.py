@@ -32,7 +32,7 @@ from genas.stages import (
 )
 from supernet import COST_NAMES, Architecture, InputError
 from supernet.export import network_source
-from supernet.files import read_json, write_bytes, write_json, write_text
+from supernet.files import bytes_digest, read_json, write_bytes, write_json, write_text
 from supernet.network import build_network
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe
@@ -79,7 +79,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             # An isomorphic network that was entered earlier stands for the one that was found.
             roles = {role: job.architecture for (_, _, role), job in zip(planned, jobs, strict=True)}
             weights = run.folder / "checkpoints"
-            store.forget([job for job in jobs if not _weights(weights, job).is_file()])
+            store.forget([job for job in jobs if not _is_whole(_weights(weights, job))])
             train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights, weights), progress)
             wanted = {job.id for job in jobs}
             results = [result for result in store.results("retrain") if result.job.id in wanted]
@@ -90,6 +90,15 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
 
 def _weights(folder: Path, job: Job) -> Path:
     return folder / f"{job.architecture.key}-{job.seed}.safetensors"
+
+
+def _is_whole(weights: Path) -> bool:
+    """Whether trained weights are there and agree with the JSON beside them, which format 1 did not have."""
+    try:
+        described = read_json(weights.with_suffix(".json"))
+        return described in (None, {"weights": bytes_digest(weights.read_bytes())})
+    except (InputError, OSError):
+        return False
 
 
 def _controls(

@@ -89,8 +89,17 @@ def retrain_settings(settings: RunSettings, recipe: Recipe) -> dict[str, Any]:
 
 
 def saved_settings(store: Store, stage: str) -> dict[str, Any] | None:
-    """What a stage's results were made with, None where it has not begun."""
+    """What a stage's results were made with, None where it has not begun.
+
+    Raises:
+        InputError: there are results, and damage has taken what they were made with.
+    """
     events = store.events(f"settings:{stage}")
+    if not events and store.counts(stage)[1]:
+        raise InputError(
+            f"{store.path}: the settings that its results of {stage} were made with are lost to damage, so none may be "
+            f"added; begin another run with --set name=NAME, or put a copy of the store in its place"
+        )
     return None if not events else dict(json.loads(events[0][1]))
 
 

@@ -7,7 +7,6 @@ before, else none, with one warning.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -22,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from supernet import InputError
-from supernet.files import read_json, write_bytes, write_json
+from supernet.files import bytes_digest, read_json, write_bytes, write_json
 
 FORMAT = 1
 _KEPT = 2
@@ -64,7 +63,7 @@ class Checkpoints:
         weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         base = self.folder / f"{self.name}.{step:09d}"
         write_bytes(_weights(base), weights)
-        described = {"identity": self.identity, "content": content, "weights": _digest(weights)}
+        described = {"identity": self.identity, "content": content, "weights": bytes_digest(weights)}
         write_json(base.with_name(f"{base.name}.json"), described)
         for _, old in list(self._found())[_KEPT:]:
             _remove(old)
@@ -86,6 +85,7 @@ class Checkpoints:
             return found
         if problems:
             _LOGGER.warning("%s; this training begins again", "; ".join(problems))
+            self.clear()  # or they would count among the two that are kept
         return None
 
     def clear(self) -> None:
@@ -108,12 +108,12 @@ class Checkpoints:
         if described is None:
             raise InputError(f"{path}: missing, so its weights are not read")
         if described.get("identity") != self.identity:
-            raise InputError(f"{path}: of another architecture, recipe or version")
+            raise InputError(f"{path}: of another training (architecture, recipe, pieces of a batch) or version")
         try:
             weights = _weights(base).read_bytes()
         except OSError as error:
             raise InputError(f"{_weights(base)}: cannot be read ({error.strerror})") from error
-        if described.get("weights") != _digest(weights):
+        if described.get("weights") != bytes_digest(weights):
             raise InputError(f"{_weights(base)}: damaged")
         try:
             return Checkpoint(load(weights), described["content"])
@@ -128,7 +128,3 @@ def _weights(base: Path) -> Path:
 def _remove(base: Path) -> None:
     for ending in ("json", "safetensors"):  # the JSON first: weights alone are never loaded
         base.with_name(f"{base.name}.{ending}").unlink(missing_ok=True)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -143,12 +143,15 @@ def _open_npz(path: Path) -> Source:
                 if key not in file.files:
                     raise InputError(f"{path}: array {key!r} is missing; {nearest(key, file.files)}")
             arrays = {key: file[key] for key in file.files if key in (*_NPZ_KEYS, "classes")}
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # numpy hands out what does not begin as an array as it is
+                raise InputError(f"{path}: member {key!r} is no array")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected an .npz with {', '.join(_NPZ_KEYS)}") from error
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, SyntaxError,
-            zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:  # fmt: skip
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, SyntaxError, TypeError, LookupError,
+            ArithmeticError, struct.error, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:  # fmt: skip
         raise InputError(f"{path}: not a readable .npz of plain arrays ({error})") from error
     highest = 0
     parts: dict[str, Part] = {}

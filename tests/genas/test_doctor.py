@@ -730,7 +730,7 @@ class TestRunFiles:
         assert_ok(store)
         assert store.found == "every row is whole: 14 results of generate, 6 results of retrain"
         assert_ok(files)
-        assert files.found.startswith("6 JSON and YAML files")
+        assert "JSON and YAML files" in files.found
 
     def test_a_damaged_store(self, copy):
         with closing(sqlite3.connect(copy.store)) as connection:

@@ -97,11 +97,14 @@ def macs_of(architecture):
 
 def test_weights_that_are_gone_are_trained_again(copy, finished):
     before = retrain(copy)
-    lost = sorted((copy.folder / "checkpoints").iterdir())[0]
-    kept = lost.read_bytes()
+    lost, damaged, *_ = sorted((copy.folder / "checkpoints").glob("*.safetensors"))
+    kept = lost.read_bytes(), damaged.read_bytes()
     lost.unlink()
+    flipped = bytearray(kept[1])
+    flipped[-7] ^= 1
+    damaged.write_bytes(flipped)
     assert retrain(copy) == before
-    assert lost.read_bytes() == kept
+    assert (lost.read_bytes(), damaged.read_bytes()) == kept
 
 
 def test_another_winner_puts_the_old_ones_network_aside(copy):

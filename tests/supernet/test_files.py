@@ -102,3 +102,11 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UnavailableError, match="cannot write"):
         write_bytes(tmp_path / "file" / "a", b"")
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999"])
+def test_json_with_a_number_that_is_none_is_refused(value, tmp_path):
+    path = tmp_path / "some.json"
+    path.write_text(f'{{"format": 2, "value": {value}, "digest": "0"}}')
+    with pytest.raises(InputError, match="damaged or edited by hand"):
+        read_json(path)

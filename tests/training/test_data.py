@@ -509,3 +509,12 @@ def test_a_damaged_cache_is_told():
         path.write_text(content)
         with pytest.raises(InputError, match="not a folder of prepared images; delete it and run again"):
             open_prepared(info.folder, 4096)
+
+
+def test_an_npz_with_a_member_that_is_no_array_is_refused(tmp_path):
+    path = tmp_path / "some.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("train_images", "train_labels"):
+            archive.writestr(f"{name}.npy", b"no array")
+    with pytest.raises(InputError, match="member 'train_images' is no array"):
+        prepare(DataSettings(source=f"npz:{path}"), 8)
