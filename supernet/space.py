@@ -34,7 +34,8 @@ class Architecture:
     choices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.choices or any(type(choice) is not int or not 0 <= choice < 36 for choice in self.choices):
+        whole = set(map(type, self.choices)) == {int}
+        if not whole or min(self.choices) < 0 or max(self.choices) >= 36:
             raise InputError(f"architecture: choices must be integers from 0 to 35, got {self.choices!r:.80}")
 
     @property
