@@ -370,3 +370,14 @@ def test_numbers_in_words():
         "convolution MACs at most 15\u00a0million, parameters at most 1,000,000"
     )
     assert limits({}) == "no limit"
+
+
+def test_very_many_points_are_an_image_and_very_many_rows_are_cut(make_run, monkeypatch):
+    monkeypatch.setattr("analysis.figures._MOST_MARKS", 10)
+    monkeypatch.setattr("analysis.sections._MOST_ROWS", 5)
+    run = make_run()
+    run.generate()
+    page = report(run)
+    assert page.html.count("data:image/png;base64,") == 1
+    assert "img-src data:" in page.html  # or a browser would not show it
+    assert "the first 5 of 24 rows, `genas export-table` writes all" in page.html

@@ -80,10 +80,10 @@ def test_workers_killed_a_hundred_times_at_random(seed, tmp_path, figure):
 
 
 def test_drivers_killed_fifty_times_at_random(tmp_path, figure):
-    run = big_run(tmp_path, 8)
+    run = big_run(tmp_path, 14)
     random = np.random.default_rng(0)
     before, lives, orphans = {}, 0, []
-    while lives < 50:
+    while lives < 50 and len(before) < len(run.jobs):
         process = run.life()
         goal = len(before) + int(random.integers(0, 4))
         wait_for(lambda goal=goal, process=process: len(run.committed()) >= goal or not process.is_alive())
