@@ -45,7 +45,7 @@ def lock_owner(folder: Path) -> str | None:
                 return _own_name()
             with path.open("rb", buffering=0) as handle:
                 return _owner(handle)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # whoever writes there will say so
         return None
     except OSError as error:
         raise UnavailableError(f"{path}: cannot be read ({error.strerror})") from error
