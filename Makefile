@@ -33,7 +33,7 @@ fuzz: install
 
 audit: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/python -m pip_audit --no-deps --disable-pip -r constraints.txt
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r constraints.txt
 
 install: .venv/installed
 
