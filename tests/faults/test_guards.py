@@ -3,6 +3,7 @@
 Each check below holds as the product is; then one guard is taken out, and the same check has to fail.
 """
 
+import io
 import multiprocessing
 import os
 import shutil
@@ -11,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
@@ -18,11 +20,14 @@ import pytest
 
 import data_gen.schema
 import data_gen.store
-from data_gen import open_store, read_store
+import data_gen.worker
+from data_gen import lock_owner, open_store, read_store, run_lock
 from data_gen.driver import _Pool
+from data_gen.mending import ready_name
 from data_gen.store import Store
 from supernet import InputError, files
 from tests.data_gen.harness import SPACE, Run, architectures
+from training import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 RESULT = {
@@ -407,3 +412,107 @@ def test_the_group(tmp_path, monkeypatch, goes_red):
     check_no_child_of_a_worker_is_left(tmp_path / "as it is")
     monkeypatch.setattr("data_gen.driver.os.killpg", os.kill)
     goes_red(check_no_child_of_a_worker_is_left, tmp_path / "without")
+
+
+# --- what a review found -------------------------------------------------------------------------------------
+
+
+def test_labels_whose_settings_are_lost_take_no_new_ones(whole, genas):
+    """Damage has taken the row that says what the labels were made with: another recipe must not add to them."""
+    with closing(sqlite3.connect(whole / "store.db")) as connection:
+        connection.execute("DELETE FROM events WHERE kind = 'settings:generate'")
+        connection.commit()
+    for line in (("generate", "tiny", "--set", "generate.recipe.epochs=3"), ("generate", "tiny"), ("fit", "tiny")):
+        code, words = genas(*line, "--logs", whole.parent)
+        assert code == 2, words
+        assert "are lost to damage" in words
+    with closing(read_store(whole / "store.db")) as store:
+        assert store.events("settings:generate") == []
+
+
+def test_checkpoints_of_another_training_do_not_push_out_its_own(tmp_path):
+    import torch
+
+    other = Checkpoints(tmp_path, "a", {"pieces": 1}, every=60)
+    for step in (4900, 5000):
+        other.save(step, {"x": torch.zeros(1)}, {"step": step})
+    own = Checkpoints(tmp_path, "a", {"pieces": 2}, every=60)
+    assert own.newest() is None
+    own.save(60, {"x": torch.ones(1)}, {"step": 60})
+    assert own.newest().content == {"step": 60}
+
+
+def test_two_threads_of_one_process_do_not_both_drive(tmp_path):
+    outcomes = []
+    for number in range(20):
+        folder, start = tmp_path / str(number), threading.Barrier(4)
+        over = threading.Barrier(4)
+
+        def drive(folder=folder, start=start, over=over):
+            start.wait()
+            try:
+                with run_lock(folder):
+                    outcomes.append("ran")
+                    over.wait()
+            except InputError:
+                outcomes.append("refused")
+                over.wait()
+
+        threads = [threading.Thread(target=drive) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert lock_owner(folder) is None
+    assert (outcomes.count("ran"), outcomes.count("refused")) == (20, 60)
+
+
+def test_a_mended_store_whose_driver_died_takes_its_place(tmp_path):
+    with stored(tmp_path / "run") as (store, jobs):
+        store.commit(jobs[0], store.start(jobs[0], 1), RESULT)
+    path = tmp_path / "run" / "store.db"
+    path.replace(ready_name(path))
+    path.write_bytes(b"what was damaged")
+    with closing(open_store(path)) as store:
+        assert store.counts("generate") == (2, 1)
+    assert not ready_name(path).exists()
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_damaged_format_number_is_mended(version, tmp_path):
+    with stored(tmp_path / "run") as (store, jobs):
+        store.commit(jobs[0], store.start(jobs[0], 1), RESULT)
+    path = tmp_path / "run" / "store.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(InputError):
+        read_store(path)
+    with closing(open_store(path)) as store:
+        assert store.counts("generate") == (2, 1)
+        assert store.events("mended")
+
+
+@pytest.mark.parametrize("change", [{"accuracy": "0.5"}, {"epochs": 3.0}, {"pieces": True}, {"epochs": 10**30}])
+def test_what_is_only_nearly_a_number_is_no_result(change, tmp_path):
+    """A column would turn it into one, and the row's digest would no longer fit."""
+    with stored(tmp_path / "run") as (store, jobs):
+        attempt = store.start(jobs[0], 1)
+        with pytest.raises(sqlite3.IntegrityError, match="is no"):
+            store.commit(jobs[0], attempt, RESULT | change)
+        store.commit(jobs[0], attempt, RESULT | {"loss": -0.0})
+    read_store(tmp_path / "run" / "store.db").close()
+
+
+def test_a_warning_of_a_worker_reaches_the_user(caplog):
+    import logging
+    import types
+
+    pool = types.SimpleNamespace()
+    worker = types.SimpleNamespace(ready=True)
+    with caplog.at_level(logging.WARNING):
+        _Pool._hear(pool, worker, {"warning": "a checkpoint is damaged"})
+    assert "a checkpoint is damaged" in caplog.text
+    answers = io.StringIO()
+    relay = data_gen.worker._Relay(answers)
+    relay.emit(logging.LogRecord("genas.checkpoint", logging.WARNING, "", 0, "%s is damaged", ("it",), None))
+    assert answers.getvalue() == '{"warning": "it is damaged"}\n'
