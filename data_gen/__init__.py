@@ -1,7 +1,7 @@
 """Many labels: the sampling plan, the workers that train it, and the store that keeps every result."""
 
 from data_gen.driver import Progress, Task, WorkerSettings, device_names, run_jobs
-from data_gen.labels import label_table
+from data_gen.labels import label_table, write_label_table
 from data_gen.lock import lock_owner, refuse_if_driven, run_lock
 from data_gen.plan import GenerateSettings, plan
 from data_gen.store import Failure, Job, Result, Store, open_store, read_store
@@ -24,4 +24,5 @@ __all__ = [
     "refuse_if_driven",
     "run_jobs",
     "run_lock",
+    "write_label_table",
 ]

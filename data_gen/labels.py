@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from data_gen.store import Store
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data_gen.store import Label, Store
 from supernet import LabelRow, LabelTable, SearchSpace
+from supernet.files import write_bytes
+from supernet.table import table_line
 
 
 def label_table(store: Store, space: SearchSpace) -> LabelTable:
@@ -12,20 +17,35 @@ def label_table(store: Store, space: SearchSpace) -> LabelTable:
     ``accuracy`` is the mean over the seeds trained so far; ``accuracy_seed0``, ``accuracy_seed1``, ... the
     single trainings of those trained more than once; ``loss`` and ``seconds`` are means too.
     """
-    grouped: dict[str, list[int]] = {}
-    results = store.results("generate")
-    for position, result in enumerate(results):
-        grouped.setdefault(result.job.architecture.key, []).append(position)
-    rows = []
-    for key, positions in grouped.items():
-        trained = [results[position] for position in positions]
+    return LabelTable(tuple(_row(trained, space) for trained in store.labels_by_architecture("generate")))
+
+
+def write_label_table(store: Store, space: SearchSpace, path: Path) -> int:
+    """Write :func:`label_table` as a graph-table file; returns the number of rows.
+
+    Its graphs are never all in memory. Raises UnavailableError where the folder cannot be written.
+    """
+    count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for trained in store.labels_by_architecture("generate"):
+            count += 1
+            yield table_line(_row(trained, space))
+
+    write_bytes(path, lines())
+    return count
+
+
+def _row(trained: Sequence[Label], space: SearchSpace) -> LabelRow:
+    first = trained[0]
+    if len(trained) == 1:
+        metrics = {"accuracy": first.accuracy, "loss": first.loss, "seconds": first.seconds}
+    else:
         metrics = {
-            "accuracy": sum(result.accuracy for result in trained) / len(trained),
-            "loss": sum(result.loss for result in trained) / len(trained),
-            "seconds": sum(result.seconds for result in trained) / len(trained),
+            name: sum(getattr(label, name) for label in trained) / len(trained)
+            for name in ("accuracy", "loss", "seconds")
         }
-        if len(trained) > 1:
-            metrics |= {f"accuracy_seed{number}": result.accuracy for number, result in enumerate(trained)}
-        architecture = trained[0].job.architecture
-        rows.append(LabelRow(key, space.graph(architecture), metrics, {}, architecture.choices))
-    return LabelTable(tuple(rows))
+        metrics |= {f"accuracy_seed{number}": label.accuracy for number, label in enumerate(trained)}
+    architecture = first.architecture
+    return LabelRow(first.key, space.graph(architecture), metrics, {}, architecture.choices)

@@ -12,6 +12,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from supernet import InputError
 
@@ -86,9 +87,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Every table with its columns but for the digest; what a table refers to comes before it."""
 
+CACHE = "PRAGMA cache_size = -65536"
+"""64 MiB, which a connection fills as it needs: with the usual 2 a large store's indexes are read again and again."""
+
 _STATEMENTS = tuple(statement.strip() for statement in SCHEMA.split(";\n") if statement.strip())
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=repr).encode  # a damaged value may be a blob
+_encode_lines = json.JSONEncoder(separators=("\n", ":"), default=repr).encode
+
+_ROWS_AT_ONCE = 256
 
 
 class ForeignError(InputError):
@@ -97,7 +104,11 @@ class ForeignError(InputError):
 
 def row_digest(table: str, values: Sequence[object]) -> str:
     """The digest of a row, from its values as the database gives them back (a REAL column gives floats)."""
-    return hashlib.blake2b(_encode([table, *values]).encode(), digest_size=12).hexdigest()
+    return _hashed(_encode([table, *values]))
+
+
+def _hashed(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def insert(connection: sqlite3.Connection, table: str, values: Sequence[object]) -> None:
@@ -190,29 +201,52 @@ def _is_choices(text: object) -> bool:
     return isinstance(choices, list) and all(type(choice) is int and choice >= 0 for choice in choices)
 
 
-def damage(connection: sqlite3.Connection) -> list[str]:
-    """What is wrong with a store: its structure, its constraints, and every row's digest. Empty where nothing is."""
+def damage(connection: sqlite3.Connection, beside: sqlite3.Connection | None = None) -> list[str]:
+    """What is wrong with a store: its structure, its constraints, and every row's digest. Empty where nothing is.
+
+    Args:
+        beside: another connection to the same file, of any thread: SQLite checks the structure over it, without
+            Python's lock, while the digests are calculated here.
+    """
     try:
-        found = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(3)") if line != "ok"]
-        kept = {str(text) for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
-        if kept != set(_STATEMENTS):
-            return [*found, "tables or constraints that are not those of this format"]
-        for table, columns in COLUMNS.items():
-            wrong = sum(
-                row_digest(table, row[:-1]) != row[-1]
-                for row in connection.execute(f"SELECT {', '.join(columns)}, digest FROM {table}")  # noqa: S608
-            )
-            if wrong:
-                found.append(f"{wrong} damaged row{'s' if wrong > 1 else ''} in {table}")
-        for table, child, number, _ in connection.execute("PRAGMA foreign_key_check"):
-            found.append(f"row {child} of {table} belongs to no row of {number}")
+        for one in (connection, beside):
+            if one is not None:
+                one.execute(CACHE)
+        with ThreadPoolExecutor(1) as pool:
+            structure = None if beside is None else pool.submit(_broken_structure, beside)
+            kept = {str(text) for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+            whole = kept == set(_STATEMENTS)
+            found = [] if whole else ["tables or constraints that are not those of this format"]
+            for table in COLUMNS if whole else ():
+                wrong = _damaged_rows(connection, table)
+                if wrong:
+                    found.append(f"{wrong} damaged row{'s' if wrong > 1 else ''} in {table}")
+            for table, child, number, _ in connection.execute("PRAGMA foreign_key_check") if whole else ():
+                found.append(f"row {child} of {table} belongs to no row of {number}")
+            return (_broken_structure(connection) if structure is None else structure.result()) + found
     except sqlite3.OperationalError as error:
         if "UTF-8" in str(error):  # text that is none any more
             return ["text that cannot be read"]
         raise
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return [str(error)]
-    return found
+
+
+def _broken_structure(connection: sqlite3.Connection) -> list[str]:
+    return [str(line) for (line,) in connection.execute("PRAGMA integrity_check(3)") if line != "ok"]
+
+
+def _damaged_rows(connection: sqlite3.Connection, table: str) -> int:
+    """How many rows of a table do not have the digest that :func:`row_digest` gives; many are encoded at once."""
+    rows = connection.execute(f"SELECT {', '.join(COLUMNS[table])}, digest FROM {table}")  # noqa: S608
+    wrong = 0
+    while several := rows.fetchmany(_ROWS_AT_ONCE):
+        # JSON has no line break within a text: these stand between values and between rows, and nowhere else.
+        for line in _encode_lines(several)[2:-2].split("]\n["):
+            values, _, digest = line.rpartition("\n")
+            text = f'["{table}",{values}]'.replace("\n", ",")
+            wrong += digest != f'"{_hashed(text)}"'
+    return wrong
 
 
 def check_format(connection: sqlite3.Connection, path: object) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_gen import Task, label_table, open_store, plan, read_store, refuse_if_driven, run_lock
+from data_gen import Task, open_store, plan, read_store, refuse_if_driven, run_lock, write_label_table
 from genas.config import Run
 from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, saved_settings, train_jobs
-from supernet import InputError, LabelTable, write_table
+from supernet import InputError
 from supernet.spaces import make_space
 
 
@@ -46,10 +46,8 @@ def export_table(run_folder: Path, out: Path) -> int:
     store = read_store(run_folder / "store.db")
     try:
         saved = saved_settings(store, "generate")
-        table = label_table(store, make_space(saved["space"])) if saved else LabelTable(())
+        if saved is None or not store.counts("generate")[1]:
+            raise InputError(f"export: run {run_folder.name!r} has no labels yet; run generate first")
+        return write_label_table(store, make_space(saved["space"]), out)
     finally:
         store.close()
-    if not len(table):
-        raise InputError(f"export: run {run_folder.name!r} has no labels yet; run generate first")
-    write_table(table, out)
-    return len(table)

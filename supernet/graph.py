@@ -8,6 +8,7 @@ nothing else. It needs no torch.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ class Node:
     attributes: tuple[tuple[str, float], ...] = ()
     name: str = field(default="", compare=False)
     _hash: int = field(init=False, repr=False, compare=False, default=0)
+    _text: str = field(init=False, repr=False, compare=False, default="")
 
     def __post_init__(self) -> None:
         if not self.op:
@@ -51,6 +53,13 @@ class Node:
     def __hash__(self) -> int:
         return self._hash
 
+    @property
+    def text(self) -> str:
+        """Its JSON in a graph-table file, made once: the graphs of a space share few nodes."""
+        if not self._text:
+            object.__setattr__(self, "_text", json.dumps(node_to_json(self), separators=(",", ":"), allow_nan=False))
+        return self._text
+
     def get(self, attribute: str, default: float = 0.0) -> float:
         """The attribute's value, or ``default`` where the node has none."""
         for name, value in self.attributes:
@@ -67,7 +76,7 @@ class Node:
         return int(value)
 
 
-@lru_cache(maxsize=4096)  # the graphs of a space share few patterns of edges
+@lru_cache(maxsize=32_768)  # the graphs of a space share few patterns of edges
 def _is_ordered(edges: tuple[tuple[int, int], ...], count: int) -> bool:
     """Whether edges are of a graph of so many nodes, distinct, and all lead to later nodes: the common case."""
     return all(0 <= start < end < count for start, end in edges) and len(set(edges)) == len(edges)

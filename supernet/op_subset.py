@@ -36,16 +36,22 @@ _PUBLISHED_LAYERS = tuple(
 )
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=32_768)
 def _edges(counts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """The edges where each layer applies so many operations. Shared: a table of graphs holds few patterns."""
-    edges, source = [(0, 1)], 1
+    edges, source = [_edge(0, 1)], 1
     for count in counts:
         total = source + count + 1
         for position in range(source + 1, total):
-            edges += ((source, position), (position, total))
+            edges += (_edge(source, position), _edge(position, total))
         source = total
-    return (*edges, (source, source + 1), (source + 1, source + 2), (source + 2, source + 3))
+    return (*edges, *(_edge(source + step, source + step + 1) for step in range(3)))
+
+
+@lru_cache(maxsize=32_768)
+def _edge(start: int, end: int) -> tuple[int, int]:
+    """One object for each edge: many patterns that are hashed often stay in the processor's cache."""
+    return (start, end)
 
 
 class OpSubset(Settings):
@@ -131,18 +137,21 @@ class OpSubset(Settings):
         return " ".join(bits[start : start + width] for start in range(0, len(bits), width))
 
     def graph(self, architecture: Architecture) -> ArchGraph:
-        width = len(self.operations)
+        choices, width, layers = architecture.choices, len(self.operations), len(self.layers)
+        if architecture.space != self.name or len(choices) != width * layers or max(choices) > 1:
+            self._check(architecture)  # says what is wrong
         nodes = [*self._stem]
         counts = []
-        well_formed = architecture.space == self.name and len(architecture.choices) == len(self.cardinalities)
-        for index in range(len(self.layers)) if well_formed else ():
-            bits = architecture.choices[index * width : (index + 1) * width]
-            before = len(nodes)
-            nodes += compress(self._operations[index], bits)
-            counts.append(len(nodes) - before)
-            nodes.append(self._sums[index])
-        if not counts or 0 in counts or max(architecture.choices) > 1:
-            self._check(architecture)  # says what is wrong
+        for index in range(layers):
+            bits = choices[index * width : (index + 1) * width]
+            layer = self._layer_nodes.get((index, bits))
+            if layer is None:
+                if 1 not in bits:
+                    self._check(architecture)
+                layer = (*compress(self._operations[index], bits), self._sums[index])
+                self._layer_nodes[index, bits] = layer
+            nodes += layer
+            counts.append(len(layer) - 1)
         return ArchGraph((*nodes, *self._head), _edges(tuple(counts)))
 
     def _check(self, architecture: Architecture) -> None:
@@ -199,6 +208,11 @@ class OpSubset(Settings):
             operation("sum", f"layer{number}", out=layer.channels, resolution=side)
             for number, (layer, side) in enumerate(pairs, 1)
         )
+
+    @cached_property
+    def _layer_nodes(self) -> dict[tuple[int, tuple[int, ...]], tuple[Node, ...]]:
+        """What was made of a layer's choices so far, operations and sum: a search asks for each many times."""
+        return {}
 
     @cached_property
     def _head(self) -> tuple[Node, ...]:

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.files import write_text
-from supernet.graph import ArchGraph, Node, graph_from_json, node_to_json
+from supernet.files import write_bytes
+from supernet.graph import ArchGraph, graph_from_json
 from supernet.settings import InputError, nearest
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -94,27 +94,22 @@ class LabelTable:
 
 def write_table(table: LabelTable, path: Path) -> None:
     """Write the file whole or not at all. Raises UnavailableError where the folder cannot be written."""
-    write_text(path, (f"{_line(row)}\n" for row in table.rows))
+    write_bytes(path, map(table_line, table.rows))
 
 
-def _line(row: LabelRow) -> str:
-    # Nodes and edges are shared by the rows of a table, so their text is made once.
-    nodes, edges = ",".join(map(_node_text, row.graph.nodes)), _edges_text(row.graph.edges)
+def table_line(row: LabelRow) -> bytes:
+    """A row's line in the file, with its end. Raises ValueError for a number that is not finite."""
     entry: dict[str, object] = {"metrics": dict(row.metrics)}
     if row.features:
         entry["features"] = dict(row.features)
-    if row.choices is not None:
-        entry["choices"] = list(row.choices)
-    rest = _encode(entry)[1:]
-    return f'{{"id":{_encode(row.id)},"nodes":[{nodes}],"edges":{edges},{rest}'
+    choices = "" if row.choices is None else f',"choices":{str(list(row.choices)).replace(" ", "")}'
+    return (
+        f'{{"id":{_encode(row.id)},"nodes":[{",".join([node.text for node in row.graph.nodes])}],'
+        f'"edges":{_edges_text(row.graph.edges)},{_encode(entry)[1:-1]}{choices}}}\n'
+    ).encode()
 
 
-@lru_cache(maxsize=8192)
-def _node_text(node: Node) -> str:
-    return _encode(node_to_json(node))
-
-
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=32_768)  # the graphs of a space share few patterns of edges
 def _edges_text(edges: tuple[tuple[int, int], ...]) -> str:
     return _encode(edges)
 
