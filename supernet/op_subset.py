@@ -39,19 +39,13 @@ _PUBLISHED_LAYERS = tuple(
 @lru_cache(maxsize=32_768)
 def _edges(counts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """The edges where each layer applies so many operations. Shared: a table of graphs holds few patterns."""
-    edges, source = [_edge(0, 1)], 1
+    edges, source = [(0, 1)], 1
     for count in counts:
         total = source + count + 1
         for position in range(source + 1, total):
-            edges += (_edge(source, position), _edge(position, total))
+            edges += ((source, position), (position, total))
         source = total
-    return (*edges, *(_edge(source + step, source + step + 1) for step in range(3)))
-
-
-@lru_cache(maxsize=32_768)
-def _edge(start: int, end: int) -> tuple[int, int]:
-    """One object for each edge: many patterns that are hashed often stay in the processor's cache."""
-    return (start, end)
+    return (*edges, (source, source + 1), (source + 1, source + 2), (source + 2, source + 3))
 
 
 class OpSubset(Settings):
