@@ -133,7 +133,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _scatter(axes: Axes, points: Points, label: str) -> None:
-    x, y = zip(*points, strict=True)
+    x, y = np.asarray(points, np.float64).T
     many = len(points) > _MOST_MARKS  # as an image inside the SVG, whose colour cannot follow the page
     color, size = ("#4a7fc1", 6) if many else (_FIRST, 24)
     axes.scatter(x, y, s=size, color=color, alpha=0.65, linewidths=0, label=label, zorder=3, rasterized=many)

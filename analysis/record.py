@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data_gen.store import Failure, Result, Store, read_store
-from supernet import InputError
+from data_gen.store import Failure, Label, Store, read_store
+from supernet import COST_NAMES, InputError
 from supernet.files import read_json, read_proved_text
+
+MOST_CURVES = 2_000
+"""Of more trainings the report reads the curves of so many: their quartiles would look the same."""
 
 
 class _Content(BaseModel):
@@ -188,14 +191,16 @@ class Trainings:
         final: ids of the failed jobs that will not be tried again; None where that is not known.
         running: attempts without an end.
         seconds: wall time of each call that ended.
+        curves: those of all results, or of evenly spaced ones where there are very many.
     """
 
     planned: int = 0
-    results: Sequence[Result] = ()
+    results: Sequence[Label] = ()
     failures: Sequence[Failure] = ()
     final: frozenset[int] | None = None
     running: int = 0
     seconds: Sequence[float] = ()
+    curves: Sequence[Mapping[str, Sequence[float]]] = ()
 
 
 @dataclass(frozen=True)
@@ -240,12 +245,17 @@ class Record:
     @cached_property
     def generated(self) -> list[Generated]:
         """The trained architectures, in the order in which they were planned."""
-        grouped: dict[str, list[Result]] = {}
-        for result in self.generate.results:
-            grouped.setdefault(result.job.architecture.key, []).append(result)
+        grouped: dict[str, list[Label]] = {}
+        for label in self.generate.results:
+            grouped.setdefault(label.key, []).append(label)
         return [
-            Generated(key, sum(result.accuracy for result in rows) / len(rows), len(rows), dict(rows[0].costs))
-            for key, rows in grouped.items()
+            Generated(
+                key,
+                sum(label.accuracy for label in labels) / len(labels),
+                len(labels),
+                {name: getattr(labels[0], name) for name in COST_NAMES},
+            )
+            for key, labels in grouped.items()
         ]
 
     @property
@@ -300,13 +310,16 @@ def _trainings(store: Store, stage: str, retries: object) -> Trainings:
     final = None
     if isinstance(retries, int):
         final = frozenset(failure.job.id for failure in store.failures(stage, retries))
+    results = list(store.labels(stage))
+    step = -(-len(results) // MOST_CURVES) or 1
     return Trainings(
-        len(store.jobs(stage)),
-        store.results(stage),
+        store.counts(stage)[0],
+        results,
         store.failures(stage, None),
         final,
         store.attempts(stage).get("running", 0),
         [float(entry["seconds"]) for entry in entries if entry["stage"] == stage],
+        list(store.curves([label.job for label in results[::step]])),
     )
 
 
@@ -333,7 +346,8 @@ def _read_config(path: Path) -> tuple[dict[str, Any], str]:
     text = read_proved_text(path)
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML's own, and what it lets through where a tag and its value do not fit, such as "!!bool x".
         raise InputError(f"{path}: damaged or unreadable ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected settings by name, got {type(content).__name__}")

@@ -6,7 +6,6 @@ import csv
 import io
 import shlex
 import textwrap
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 from analysis import figures, words
 from analysis.drawing import draw_graph
 from analysis.record import Costed, Evaluation, Record, is_fraction
-from data_gen.store import Failure, Result
+from data_gen.store import Failure
 from supernet.graph import graph_from_json
 
 MODELS = {
@@ -407,8 +406,8 @@ def _retrain(record: Record) -> Section:
 
 def _curves(record: Record) -> Section:
     key, title = "curves", "Training curves"
-    results = record.generate.results
-    training, validation = _by_epoch(results)
+    trainings, read = len(record.generate.results), len(record.generate.curves)
+    training, validation = _by_epoch(record.generate.curves)
     curves = [("training", quartiles(training)), ("validation", quartiles(validation))]
     curves = [(name, rows) for name, rows in curves if rows]
     if not curves:
@@ -416,8 +415,9 @@ def _curves(record: Record) -> Section:
     figure = figures.training_curves(
         [(name, [(row[0], *(100 * value for value in row[2:])) for row in rows]) for name, rows in curves]  # type: ignore[misc]
     )
+    which = "" if read == trainings else f"{read:,} evenly spaced of "
     caption = (
-        f"Median (line) and middle half (band) over {words.count(len(results), 'training')} of "
+        f"Median (line) and middle half (band) over {which}{words.count(trainings, 'training')} of "
         f"{words.count(len(record.generated), 'generated architecture')}. Training accuracy is counted during the "
         f"epoch, on augmented images; validation accuracy after it, where it was looked at. Source: store.db."
     )
@@ -426,17 +426,18 @@ def _curves(record: Record) -> Section:
     return Section(key, title, figure=figure, caption=caption, details=[_data(columns, data)])
 
 
-def _by_epoch(results: Sequence[Result]) -> tuple[dict[int, array[float]], dict[int, array[float]]]:
-    """Training and validation accuracies of all trainings by epoch; the curves of each are parsed once."""
-    training: dict[int, array[float]] = {}
-    validation: dict[int, array[float]] = {}
-    for result in results:
-        curves = result.curves
+def _by_epoch(
+    trainings: Sequence[Mapping[str, Sequence[float]]],
+) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
+    """Training and validation accuracies of the trainings with these curves by epoch."""
+    training: dict[int, list[float]] = {}
+    validation: dict[int, list[float]] = {}
+    for curves in trainings:
         for epoch, value in enumerate(curves.get("train_accuracy", ()), 1):
-            training.setdefault(epoch, array("d")).append(value)
+            training.setdefault(epoch, []).append(value)
         watched = curves.get("validation_epochs", ()), curves.get("validation_accuracy", ())
         for number, value in zip(*watched, strict=True):
-            validation.setdefault(int(number), array("d")).append(value)
+            validation.setdefault(int(number), []).append(value)
     return training, validation
 
 
@@ -457,7 +458,7 @@ def _failures(record: Record) -> Section:
         for stage, trainings in (("generate", record.generate), ("retrain", record.retraining))
         for failure in trainings.failures
     ]  # fmt: skip
-    cut = sum(result.pieces > 1 for kind in (record.generate, record.retraining) for result in kind.results)
+    cut = sum(label.pieces > 1 for kind in (record.generate, record.retraining) for label in kind.results)
     text = [
         f"{words.count(cut, 'training')} had each batch cut in pieces, for want of memory: batch norms there saw "
         f"fewer images at a time."

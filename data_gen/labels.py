@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from data_gen.store import Label, Store
 from supernet import LabelRow, LabelTable, SearchSpace
 from supernet.files import write_bytes
 from supernet.table import table_line
+
+_ROWS_AT_ONCE = 200  # of a streamed table: each step works on many rows while its code and data are in the cache
 
 
 def label_table(store: Store, space: SearchSpace) -> LabelTable:
@@ -29,9 +32,10 @@ def write_label_table(store: Store, space: SearchSpace, path: Path) -> int:
 
     def lines() -> Iterator[bytes]:
         nonlocal count
-        for trained in store.labels_by_architecture("generate"):
-            count += 1
-            yield table_line(_row(trained, space))
+        trained = store.labels_by_architecture("generate")
+        while rows := [_row(labels, space) for labels in islice(trained, _ROWS_AT_ONCE)]:
+            count += len(rows)
+            yield b"".join([table_line(row) for row in rows])
 
     write_bytes(path, lines())
     return count

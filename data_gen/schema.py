@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from supernet import InputError
+from supernet import Architecture, InputError
 
 FORMAT = 2
 APPLICATION_ID = 0x67656E61  # "gena"
@@ -184,8 +186,8 @@ def _copy_format_1(connection: sqlite3.Connection, table: str) -> None:
     order = "ORDER BY id DESC" if table == "attempts" else ""
     for row in connection.execute(f"SELECT {columns} FROM old_{table} {order}").fetchall():  # noqa: S608
         values = list(row)
-        if table == "architectures" and not _is_choices(values[2]):  # nothing else says that it is damaged
-            raise sqlite3.DatabaseError(f"choices {values[2]!r:.80} that are none")
+        if not _can_be_read(table, values):  # nothing else says that it is damaged
+            raise sqlite3.DatabaseError(f"a row of {table} that is none: {values!r:.80}")
         if table == "attempts" and values[5] is None:
             if values[1] in open_jobs:
                 values[4:6] = values[3], "interrupted"
@@ -193,12 +195,22 @@ def _copy_format_1(connection: sqlite3.Connection, table: str) -> None:
         insert(connection, table, values)
 
 
-def _is_choices(text: object) -> bool:
+def _can_be_read(table: str, values: Sequence[Any]) -> bool:
+    """Whether the JSON within a row is what readers of the row expect."""
     try:
-        choices = json.loads(str(text))
-    except (ValueError, RecursionError):
+        if table == "architectures":
+            Architecture(values[1], tuple(json.loads(values[2])))
+        elif table == "results":
+            curves = json.loads(values[8])
+            return all(type(number) in (int, float) for curve in curves.values() for number in (*curve,))
+        elif table == "events" and values[2] == "seconds":
+            entry = json.loads(values[3])
+            return isinstance(entry["stage"], str) and math.isfinite(entry["seconds"])
+        elif table == "events" and values[2].startswith("settings:"):
+            return isinstance(json.loads(values[3]), dict)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return False
-    return isinstance(choices, list) and all(type(choice) is int and choice >= 0 for choice in choices)
+    return True
 
 
 def damage(connection: sqlite3.Connection, beside: sqlite3.Connection | None = None) -> list[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genas.config import RunSettings
 
+_MOST_FAILURES = 10  # named one by one in a terminal
+
 
 def generated(result: dict[str, Any]) -> str:
     """One line for ``generate``."""
@@ -151,9 +153,10 @@ def standing(result: dict[str, Any]) -> str:
                 f"  {stage}: {count['done']} of {count['planned']} trained, {count['running']} running, "
                 f"{count['failed']} failed"
             )
-            lines += [
-                f"    {failure['key']}, seed {failure['seed']}: {failure['kind']}" for failure in count["failures"]
-            ]
+            shown = count["failures"][:_MOST_FAILURES]
+            lines += [f"    {failure['key']}, seed {failure['seed']}: {failure['kind']}" for failure in shown]
+            if len(shown) < len(count["failures"]):
+                lines.append(f"    and {len(count['failures']) - len(shown)} more; --json and the report list them all")
     if result["best"] is not None:
         lines.append(f"  best validation accuracy {result['best']['accuracy']:.2%} ({result['best']['key']})")
     if result["tau"] is not None:

@@ -134,6 +134,8 @@ def apply_overrides(
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise InputError(f"{place}: expected KEY=VALUE, such as space.stem_channels=8")
+        if len(parts) > _MAX_DEPTH:
+            raise InputError(f"{place}: a key of {len(parts)} parts; expected at most {_MAX_DEPTH}")
         new = _parse(text, partial(_same, place), {})
         holder: Any = value
         default: object = defaults

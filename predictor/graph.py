@@ -154,7 +154,7 @@ class GraphPredictor:
             ensemble = GraphEnsemble(encoder, settings, torch.Generator())
             ensemble.load_state_dict(weights)
             metric, center, scale = str(content["metric"]), float(content["center"]), float(content["scale"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise InputError(f"{folder}: the predictor's parts do not fit together ({error!s:.200})") from error
         return GraphPredictor(metric, settings, encoder, ensemble.eval(), center, scale)
 

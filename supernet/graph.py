@@ -142,7 +142,9 @@ class ArchGraph:
         get another digest but for pairs that refinement cannot tell apart, which differ only in how equal
         parts are wired.
         """
-        colours = [_hashed(repr((node.op, node.attributes)).encode()) for node in self.nodes]
+        # 3 and 3.0 are one number: whole ones are written as such.
+        whole = [tuple(node_to_json(node).items())[1:] for node in self.nodes]
+        colours = [_hashed(repr((node.op, numbers)).encode()) for node, numbers in zip(self.nodes, whole, strict=True)]
         order, before = self.order(), self.predecessors()
         after: list[list[int]] = [[] for _ in self.nodes]
         for start, end in self.edges:

@@ -132,7 +132,7 @@ class OpSubset(Settings):
 
     def graph(self, architecture: Architecture) -> ArchGraph:
         choices, width, layers = architecture.choices, len(self.operations), len(self.layers)
-        if architecture.space != self.name or len(choices) != width * layers or max(choices) > 1:
+        if architecture.space != self.name or len(choices) != width * layers:
             self._check(architecture)  # says what is wrong
         nodes = [*self._stem]
         counts = []
@@ -140,8 +140,7 @@ class OpSubset(Settings):
             bits = choices[index * width : (index + 1) * width]
             layer = self._layer_nodes.get((index, bits))
             if layer is None:
-                if 1 not in bits:
-                    self._check(architecture)
+                self._check(architecture)
                 layer = (*compress(self._operations[index], bits), self._sums[index])
                 self._layer_nodes[index, bits] = layer
             nodes += layer

@@ -21,6 +21,7 @@ Choices: TypeAlias = NDArray[np.int8]
 
 _KEY_LIMIT = 64
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_OPTIONS = frozenset(range(len(_DIGITS)))
 
 _BATCHES = (1024,) * 64 + (65_536,) * 400
 """Draws at a time. Limits that leave too few among all these, 26 million, count as too tight for sampling."""
@@ -34,8 +35,7 @@ class Architecture:
     choices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        whole = set(map(type, self.choices)) == {int}
-        if not whole or min(self.choices) < 0 or max(self.choices) >= 36:
+        if set(map(type, self.choices)) != {int} or not _OPTIONS.issuperset(self.choices):
             raise InputError(f"architecture: choices must be integers from 0 to 35, got {self.choices!r:.80}")
 
     @property

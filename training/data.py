@@ -189,7 +189,7 @@ def open_prepared(folder: Path, memory_megabytes: int) -> DataInfo:
             Normalisation(tuple(info["mean"]), tuple(info["deviation"])),
             memory_megabytes,
         )
-    except (InputError, KeyError, TypeError, ValueError) as error:
+    except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{folder}: not a folder of prepared images; delete it and run again") from error
 
 

@@ -168,7 +168,7 @@ def _open_npz(path: Path) -> Source:
                 f"{path}: {name}_images must be uint8 (images, height, width[, 1 or 3]), "
                 f"got {images.dtype} {images.shape}"
             )
-        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":  # timedelta64 is an integer too
             raise InputError(
                 f"{path}: {name}_labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}"
             )
@@ -177,8 +177,11 @@ def _open_npz(path: Path) -> Source:
             raise InputError(f"{path}: {name}_labels holds {wrong}; expected labels from 0 to {_CLASS_LIMIT - 1}")
         highest = max(highest, int(labels.max()))
         parts[name] = _in_memory(images, labels.astype(np.int64))
-    if "classes" in arrays and arrays["classes"].ndim != 1:
-        raise InputError(f"{path}: classes must be a list of names, got an array of shape {arrays['classes'].shape}")
+    if "classes" in arrays and (arrays["classes"].ndim != 1 or len(arrays["classes"]) > _CLASS_LIMIT):
+        raise InputError(
+            f"{path}: classes must be a list of names, at most {_CLASS_LIMIT}, "
+            f"got an array of shape {arrays['classes'].shape}"
+        )
     classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else ()
     if not classes:
         classes = tuple(str(label) for label in range(highest + 1))

@@ -372,6 +372,13 @@ def test_numbers_in_words():
     assert limits({}) == "no limit"
 
 
+@pytest.mark.parametrize("value", ["!!bool x", "!!int ''", "!!timestamp x", "!!float x", "*x"])
+def test_a_configuration_of_format_1_with_a_tag_that_does_not_fit_is_refused(value, tmp_path):
+    (tmp_path / "config.yml").write_text(f"# The resolved configuration of the run trial.\nseed: {value}\n")
+    with pytest.raises(InputError, match=r"config\.yml: damaged or unreadable"):
+        read_record(tmp_path)
+
+
 def test_very_many_points_are_an_image_and_very_many_rows_are_cut(make_run, monkeypatch):
     monkeypatch.setattr("analysis.figures._MOST_MARKS", 10)
     monkeypatch.setattr("analysis.sections._MOST_ROWS", 5)
@@ -381,3 +388,15 @@ def test_very_many_points_are_an_image_and_very_many_rows_are_cut(make_run, monk
     assert page.html.count("data:image/png;base64,") == 1
     assert "img-src data:" in page.html  # or a browser would not show it
     assert "the first 5 of 24 rows, `genas export-table` writes all" in page.html
+
+
+def test_of_very_many_trainings_the_curves_of_some_are_read(make_run, monkeypatch):
+    run = make_run()
+    run.generate()
+    assert "over 28 trainings of 24 generated architectures" in report(run).words["curves"]
+    monkeypatch.setattr("analysis.record.MOST_CURVES", 10)
+    record = read_record(run.folder)
+    assert len(record.generate.curves) == 10
+    assert len(record.generate.results) == 28
+    page = report(run)
+    assert "over 10 evenly spaced of 28 trainings of 24 generated architectures" in page.words["curves"]

@@ -1,9 +1,11 @@
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_gen import label_table, open_store, read_store
+from data_gen import label_table, open_store, read_store, write_label_table
 from data_gen.schema import APPLICATION_ID, FORMAT
 from data_gen.store import Job
 from supernet import Architecture, InputError, OpSubset, architectures, read_table, write_table
@@ -11,6 +13,7 @@ from supernet.op_subset import LayerSettings
 from supernet.settings import UnavailableError
 
 SPACE = OpSubset(layers=(LayerSettings(channels=8),) * 2, operations=("skip", "sep_conv_3", "dil_conv_3"), classes=3)
+FORMAT_1 = Path(__file__).parent.parent / "fixtures" / "format1" / "store.db"
 RESULT = {
     "accuracy": 0.5,
     "loss": 1.25,
@@ -365,6 +368,32 @@ def test_a_torn_log_loses_at_most_what_was_torn(tmp_path):
     assert {0, 8} < lengths
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE architectures SET choices = '[0, 1' WHERE rowid = 1",
+        "UPDATE architectures SET choices = '[77]' WHERE rowid = 1",
+        "UPDATE architectures SET choices = '3' WHERE rowid = 1",
+        "UPDATE results SET curves = '3'",
+        """UPDATE results SET curves = '{"train_loss": 3}'""",
+        """UPDATE results SET curves = '{"train_loss": ["a"]}'""",
+        "UPDATE results SET curves = '[' WHERE rowid = 1",
+        "UPDATE events SET kind = 'seconds', message = '{}' WHERE id = 1",
+        """UPDATE events SET kind = 'seconds', message = '{"stage": "fit", "seconds": "a"}' WHERE id = 1""",
+        "UPDATE events SET kind = 'settings:generate', message = '3' WHERE id = 1",
+    ],
+)
+@pytest.mark.parametrize("opened", [open_store, read_store])
+def test_a_store_of_format_1_with_a_row_that_cannot_be_read_is_refused(opened, statement, tmp_path):
+    path = tmp_path / "store.db"
+    path.write_bytes(FORMAT_1.read_bytes())
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute(statement).rowcount
+        connection.commit()
+    with pytest.raises(InputError, match="damaged"):
+        opened(path)
+
+
 def test_labels(store, tmp_path):
     plan = planned(4)
     jobs = add(store, [*plan, *((one, 1, "repeat") for one, _, _ in plan[:1])])
@@ -381,6 +410,29 @@ def test_labels(store, tmp_path):
     assert once.graph == SPACE.graph(plan[2][0])
     write_table(table, tmp_path / "labels.jsonl")
     assert read_table(tmp_path / "labels.jsonl") == table
+
+
+def test_a_table_that_is_streamed_is_the_one_that_is_made_whole(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_gen.labels._ROWS_AT_ONCE", 3)
+    plan = planned(8)
+    jobs = add(store, [*plan, *((one, seed, "repeat") for seed in (1, 2) for one, _, _ in plan[5:1:-2])])
+    for position, job in enumerate(jobs):
+        if position != 3:  # of plan[3], whose other trainings came later, the first is missing
+            finish(store, job, accuracy=position / 20, curves={"train_loss": [float(position)]})
+    table = label_table(store, SPACE)
+    assert [row.id for row in table.rows] == [plan[position][0].key for position in (0, 1, 2, 4, 5, 6, 7, 3)]
+    assert [len(row.metrics) for row in table.rows] == [3, 3, 3, 3, 6, 3, 3, 5]
+    assert write_label_table(store, SPACE, tmp_path / "streamed.jsonl") == 8
+    write_table(table, tmp_path / "whole.jsonl")
+    assert (tmp_path / "streamed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert store.counts("generate") == (12, 11)
+    assert store.counts("retrain") == (0, 0)
+    labels, results = list(store.labels("generate")), store.results("generate")
+    assert [(label.job, label.architecture, label.accuracy) for label in labels] == [
+        (result.job.id, result.job.architecture, result.accuracy) for result in results
+    ]
+    wanted = [labels[4].job, jobs[3].id, labels[0].job]  # one of them has no result
+    assert list(store.curves(wanted)) == [results[4].curves, results[0].curves]
 
 
 def test_labels_of_a_stage_that_has_none(store):

@@ -152,6 +152,19 @@ def test_standing_of_a_run_that_has_just_begun():
     ]
 
 
+def test_standing_names_a_few_of_very_many_failures():
+    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": []}
+    failures = [{"key": f"a-{number}", "seed": 0, "kind": "diverged"} for number in range(1000)]
+    result = {
+        "run": "tiny", "folder": "logs/tiny", "stages": {}, "seconds": {},
+        "generate": {"planned": 2000, "done": 1000, "failed": 1000, "running": 0, "failures": failures},
+        "retrain": nothing, "best": None, "tau": None, "winner": None, "test": None,
+    }  # fmt: skip
+    lines = standing(result).splitlines()
+    assert len(lines) == 13
+    assert lines[-2:] == ["    a-9, seed 0: diverged", "    and 990 more; --json and the report list them all"]
+
+
 def test_standing_names_the_winner_as_cost_takes_it():
     space = OpSubset()
     nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": []}

@@ -365,6 +365,7 @@ def test_overrides_keep_everything_else_and_the_document():
         ("note=!!python/name:os.system", "tags are not read"),
         ("note=*a", "aliases are not read"),
         ("data.kind=foldr", "unknown kind 'foldr'"),
+        ("a." * 40 + "a=1", "a key of 41 parts; expected at most 32"),
     ],
 )
 def test_bad_overrides_are_named(override, message):

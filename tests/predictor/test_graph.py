@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from predictor import GraphPredictor, GraphPredictorSettings, fit_graph, kendall_tau
+from predictor.files import read_predictor, write_predictor
 from predictor.graph import ranking_loss
 from supernet import ArchGraph, InputError, LabelRow, LabelTable, Node
 from supernet.settings import UnavailableError
@@ -163,6 +164,26 @@ def test_foreign_documents(fitted, tmp_path, change, message):
     document = json.loads((tmp_path / FILES[1]).read_text())
     (tmp_path / FILES[1]).write_text(json.dumps({**document, **change}))
     with pytest.raises(InputError, match=message):
+        GraphPredictor.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"typical_nodes": 0},
+        {"typical_nodes": 10**400},
+        {"common": [{"op": "conv", "attributes": []}]},
+        {"common": [{"op": "conv", "attributes": {"macs": 10**400}}]},
+        {"ops": None},
+        {"node": {"mean": [10**400], "weight": [1]}},
+    ],
+)
+def test_contents_of_another_make(fitted, tmp_path, change):
+    """Their digest is right, but they are not what this version writes."""
+    fitted.save(tmp_path)
+    tensors, content = read_predictor(tmp_path)
+    write_predictor(tmp_path, tensors, {**content, "encoder": {**content["encoder"], **change}})
+    with pytest.raises(InputError, match="the predictor's parts do not fit together"):
         GraphPredictor.load(tmp_path)
 
 

@@ -83,6 +83,14 @@ def test_attributes_are_finite(value):
         Node("conv", (("macs", value),))
 
 
+def test_equal_graphs_have_one_digest():
+    """Also where one has whole numbers and the other the same as floats, as a table from elsewhere may."""
+    whole, floats, other = (ArchGraph((Node("conv", (("macs", value),)),), ()) for value in (3, 3.0, 3.5))
+    assert whole == floats
+    assert whole.digest() == floats.digest()
+    assert other.digest() != whole.digest()
+
+
 def test_nodes_are_checked():
     with pytest.raises(InputError, match="empty"):
         Node("")

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import zipfile
 
@@ -215,6 +216,8 @@ BAD_NPZ = {
     "label beyond classes": (changed(classes=np.array(["a", "b"])), "label 2 with 2 classes"),
     "one class": (changed(train_labels=np.zeros(60, int), test_labels=np.zeros(20, int)), "with 1 classes"),
     "class names as one text": (changed(classes=np.array("abc")), "classes must be a list of names"),
+    "spans of time": (changed(train_labels=np.zeros(60, "m8[s]")), "train_labels must be 60 whole numbers"),
+    "too many class names": (changed(classes=np.zeros(100_001, "U0")), "a list of names, at most 100000, got"),
     "class without pictures": (changed(classes=np.array(list("abcd"))), "1 of 4 classes have no training image"),
 }
 
@@ -505,7 +508,16 @@ def test_a_damaged_cache_is_told():
     info = prepare(DataSettings(), 8)
     path = info.folder / "info.json"
     known = json.loads(path.read_text())
-    for content in ("", "{}", "[]", json.dumps({**known, "sizes": 3})):
+    format_1 = {key: value for key, value in known.items() if key not in ("format", "digest")}
+    endless = json.dumps({**format_1, "side": math.inf})
+    for content in (
+        "",
+        "{}",
+        "[]",
+        json.dumps({**known, "sizes": 3}),
+        endless,
+        json.dumps({**known, "side": math.inf}),
+    ):
         path.write_text(content)
         with pytest.raises(InputError, match="not a folder of prepared images; delete it and run again"):
             open_prepared(info.folder, 4096)
