@@ -17,6 +17,7 @@ from training.checkpoint import Checkpoint, Checkpoints
 from training.data import Normalisation
 from training.images import Split, evaluation_batches, stream, training_batches
 from training.recipe import Recipe, learning_rate
+from training.sgd import Sgd
 
 _LOG_EVERY = 20
 """Steps between two looks at the loss: each look waits for the device."""
@@ -105,7 +106,7 @@ def train(
     _reset_peak_memory(device)
     # channels_last: plain NCHW depthwise training on a CPU is several times slower.
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _optimizer(network, recipe)
+    optimizer = Sgd(network, recipe.momentum, recipe.weight_decay)
     size = min(recipe.batch_size, len(training))
     steps_per_epoch = max(1, len(training) // size)
     total = recipe.epochs * steps_per_epoch
@@ -136,10 +137,7 @@ def train(
         network.train()
         batches = training_batches(training, recipe, normalisation, stream(seed, key, at.epoch), at.step_in_epoch)
         for images, labels in batches:
-            rate = learning_rate(recipe, at.step, steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             for part, part_labels in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
                 with _autocast(recipe, device):
                     scores = network(part)
@@ -149,7 +147,7 @@ def train(
                 at.correct += (scores.argmax(dim=1) == part_labels).sum()
             if recipe.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
-            optimizer.step()
+            optimizer.step(learning_rate(recipe, at.step, steps_per_epoch))
             at.seen += len(labels)
             at.step += 1
             at.step_in_epoch += 1
@@ -202,23 +200,16 @@ class _Position:
         return replace(fresh, epoch=self.epoch + 1, step=self.step, seconds=self.seconds, curves=self.curves)
 
 
-def _state(
-    network: nn.Module, optimizer: torch.optim.Optimizer, at: _Position
-) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _state(network: nn.Module, optimizer: Sgd, at: _Position) -> tuple[dict[str, Tensor], dict[str, object]]:
     """(tensors, plain values) of a checkpoint."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{number}.{name}"] = value
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
     tensors |= {"loss_sum": at.loss_sum, "correct": at.correct}
     plain = {name: getattr(at, name) for name in ("epoch", "step", "step_in_epoch", "seen", "seconds")}
     return tensors, {**plain, "curves": asdict(at.curves)}
 
 
-def _restore(
-    saved: Checkpoint, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> _Position:
+def _restore(saved: Checkpoint, network: nn.Module, optimizer: Sgd, device: torch.device) -> _Position:
     """The inverse of :func:`_state`."""
     tensors: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
     for name, tensor in saved.tensors.items():
@@ -226,11 +217,7 @@ def _restore(
         if rest:
             tensors[group][rest] = tensor
     network.load_state_dict(tensors["network"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors["optimizer"].items():
-        number, _, kind = name.partition(".")
-        state.setdefault(int(number), {})[kind] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    optimizer.load_state(tensors["optimizer"])
     content = dict(saved.content)
     curves = Curves(**content.pop("curves"))
     loss_sum, correct = saved.tensors["loss_sum"].to(device), saved.tensors["correct"].to(device)
@@ -258,14 +245,6 @@ def measure(
         alive()
     _check(loss_sum, 0)
     return float(correct) / len(split), float(loss_sum) / len(split)
-
-
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Weight decay for convolution and linear weights alone."""
-    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    plain = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
 def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast | nullcontext[None]:

@@ -23,7 +23,7 @@ def short(network, split, measured, normalisation, recipe, seed, *arguments, **o
     if seed == 102:
         status = Path("/proc/self/status").read_text()
         now = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize:"))
-        resource.setrlimit(resource.RLIMIT_AS, (now + 64 * 2**20, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (now + 96 * 2**20, resource.RLIM_INFINITY))
     return _train(network, split, measured, normalisation, recipe, seed, *arguments, **options)
 
 

@@ -74,7 +74,7 @@ def _path_of_the_worker(monkeypatch):
 def test_memory_that_is_really_short(digits, tmp_path, figure):
     """RLIMIT_AS: torch's allocator fails in one training; it fails with half batches too; the next trains."""
     recipe = Recipe(epochs=1, batch_size=200, crop_padding=0, flip=False, learning_rate=0.01)
-    large = OpSubset(**{**SPACE.model_dump(), "head_channels": 4096})
+    large = OpSubset(**{**SPACE.model_dump(), "head_channels": 16_384})
     settings = WorkerSettings(device="cpu", cpu_workers=1)
     one, other = large.parse("110000 010010"), large.parse("100000 010000")
     task = Task(large, digits, recipe, command=odd("short", notes=tmp_path))
@@ -238,30 +238,41 @@ def test_killed_many_times_is_bit_for_bit_uninterrupted(digits, tmp_path):
     assert (result.accuracy, result.curves) == (expected.accuracy, expected.curves)
 
 
+LONG = RECIPE.model_copy(update={"epochs": 40, "validate_every": 40})
+
+
+def outcome(folder):
+    """Weights, label and curves of the only training of a run."""
+    with closing(read_store(folder / "store.db")) as store:
+        (result,) = store.results("generate")
+    return load_file(folder / "weights" / f"{ARCHITECTURE.key}-0.safetensors"), (
+        result.accuracy,
+        result.loss,
+        result.curves,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    plain = (sys.executable, "-P", "-m", "data_gen.worker")
+    assert drive(folder, digits, [(ARCHITECTURE, 0)], plain, LONG, checkpoint_seconds=1e6) == {"done": 1}
+    return outcome(folder)
+
+
 @pytest.mark.parametrize("when", ["kill", "killed"])
 @pytest.mark.parametrize("number", ["3", "4"])
-def test_a_worker_killed_at_the_rename_of_a_checkpoint(when, number, digits, tmp_path, figure):
+def test_a_worker_killed_at_the_rename_of_a_checkpoint(when, number, digits, uninterrupted, tmp_path, figure):
     """kill -9 of the real worker around the naming of a checkpoint's weights (3rd file) and its JSON (4th)."""
     notes = tmp_path / "notes"
     notes.mkdir()
-    jobs, recipe = [(ARCHITECTURE, 0)], RECIPE.model_copy(update={"epochs": 40, "validate_every": 40})
     command = odd(when, number, notes=notes)
-    assert drive(tmp_path, digits, jobs, command, recipe, checkpoint_seconds=0) == {"done": 1, "killed": 1}
+    assert drive(tmp_path, digits, [(ARCHITECTURE, 0)], command, LONG, checkpoint_seconds=0) == {"done": 1, "killed": 1}
     assert (notes / "killed").exists()
     assert not list((tmp_path / "checkpoints").glob("*"))  # the result is there, nothing of the way is left
-    other = tmp_path / "other"
-    other.mkdir()
-    plain = (sys.executable, "-P", "-m", "data_gen.worker")
-    assert drive(other, digits, jobs, plain, recipe, checkpoint_seconds=1e6) == {"done": 1}
-    name = f"{ARCHITECTURE.key}-0.safetensors"
-    one, two = (load_file(folder / "weights" / name) for folder in (tmp_path, other))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    labels = []
-    for folder in (tmp_path, other):
-        with closing(read_store(folder / "store.db")) as store:
-            (result,) = store.results("generate")
-        labels.append((result.accuracy, result.loss, result.curves))
-    assert labels[0] == labels[1]
+    weights, label = outcome(tmp_path)
+    assert all(torch.equal(weights[key], uninterrupted[0][key]) for key in weights)
+    assert label == uninterrupted[1]
     place = f"{'after' if when == 'killed' else 'before'} the rename of its {'weights' if number == '3' else 'JSON'}"
     figure(2, f"worker killed {place}: resumed, weights and label equal bit for bit")
 
