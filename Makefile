@@ -7,6 +7,7 @@
 # make audit  known vulnerabilities in the pinned packages
 PYTHON ?= python3
 BIN := .venv/bin
+TESTS := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
 .PHONY: run test check faults chaos fuzz audit install
 
@@ -14,7 +15,7 @@ run: install
 	$(BIN)/genas run quickstart
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(TESTS) --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .
@@ -23,13 +24,13 @@ check: install
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 faults: install
-	$(BIN)/python -m pytest -q tests/faults
+	$(TESTS) tests/faults
 
 chaos: install
 	$(BIN)/python benchmarks/chaos.py
 
 fuzz: install
-	GENAS_FUZZ=1 $(BIN)/python -m pytest -q tests/faults/test_fuzz.py
+	GENAS_FUZZ=1 $(TESTS) tests/faults/test_fuzz.py
 
 audit: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit

@@ -36,6 +36,7 @@ setup(
             "ruff>=0.12",
             "mypy>=1.17",
             "pytest>=8.4",
+            "pytest-xdist>=3.7",  # the suite on every core
             "hypothesis>=6.130",
             "types-PyYAML",
             "types-networkx",

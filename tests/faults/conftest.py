@@ -39,41 +39,38 @@ TITLES = {
     20: "leak of the test split",
     21: "read-only folder, no permission",
 }
-_FIGURES = pytest.StashKey[list]()
-
-
-_FUZZED = pytest.StashKey[dict]()
-
-
-def pytest_configure(config):
-    config.stash[_FIGURES] = []
-    config.stash[_FUZZED] = {}
-
-
-@pytest.fixture(scope="session")
-def fuzzed(request):
-    """How many inputs each target of the fuzzing was given."""
-    return request.config.stash[_FUZZED]
 
 
 @pytest.fixture
-def figure(request):
+def figure(record_property):
     """Takes note of what a test of one row of the table has measured."""
 
     def note(row, measured):
-        request.config.stash[_FIGURES].append((row, request.node.name, measured))
+        record_property("fault", (row, measured))
 
     return note
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    fuzzed = config.stash[_FUZZED]
+def _noted(terminalreporter, name):
+    """(test, value) of every property of this name, also where the tests ran in several processes."""
+    return [
+        (report.nodeid.partition("::")[2], value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "teardown"  # the last of its reports, which has all
+        for kind, value in report.user_properties
+        if kind == name
+    ]
+
+
+def pytest_terminal_summary(terminalreporter):
+    fuzzed = sorted(pair for _, pair in _noted(terminalreporter, "fuzzed"))
     if fuzzed:
         terminalreporter.section("inputs")
-        for target, count in fuzzed.items():
+        for target, count in fuzzed:
             terminalreporter.write_line(f"{count:9,} {target}")
-        terminalreporter.write_line(f"{sum(fuzzed.values()):9,} in all")
-    figures = sorted(config.stash[_FIGURES], key=lambda entry: entry[0])
+        terminalreporter.write_line(f"{sum(count for _, count in fuzzed):9,} in all")
+    figures = sorted((row, test, measured) for test, (row, measured) in _noted(terminalreporter, "fault"))
     if not figures:
         return
     terminalreporter.section("faults")

@@ -52,11 +52,13 @@ def fuzz(weight):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _count(fuzzed):
+@pytest.fixture(autouse=True)
+def _count(record_property):
     """The numbers of inputs, for the terminal summary."""
+    before = COUNTS.copy()
     yield
-    fuzzed |= COUNTS
+    for target, count in (COUNTS - before).items():
+        record_property("fuzzed", (target, count))
 
 
 @pytest.fixture(scope="module")
