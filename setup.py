@@ -41,7 +41,8 @@ setup(
             "types-PyYAML",
             "types-networkx",
             "scipy-stubs",
-        ]
+        ],
+        "fuzz": ["atheris>=3.0"],  # fuzzing guided by coverage
     },
     entry_points={"console_scripts": ["genas = genas.cli:main"]},
 )

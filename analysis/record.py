@@ -191,7 +191,7 @@ class Trainings:
         final: ids of the failed jobs that will not be tried again; None where that is not known.
         running: attempts without an end.
         seconds: wall time of each call that ended.
-        curves: those of all results, or of evenly spaced ones where there are very many.
+        curves: those of all generated networks, or of evenly spaced ones where there are very many.
     """
 
     planned: int = 0
@@ -319,7 +319,7 @@ def _trainings(store: Store, stage: str, retries: object) -> Trainings:
         final,
         store.attempts(stage).get("running", 0),
         [float(entry["seconds"]) for entry in entries if entry["stage"] == stage],
-        list(store.curves([label.job for label in results[::step]])),
+        list(store.curves([label.job for label in results[::step]])) if stage == "generate" else [],
     )
 
 

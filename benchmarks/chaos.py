@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="10 worker kills and 5 driver kills")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    architectures, lives, wanted = (20, 5, 10) if arguments.quick else (120, 50, 100)
+    architectures, lives, wanted = (20, 5, 10) if arguments.quick else (180, 50, 100)
     chance = random.Random(arguments.seed)
     folder = Path(tempfile.mkdtemp(prefix="genas-chaos-"))
     recipe = folder / "chaos.yml"

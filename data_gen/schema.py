@@ -12,7 +12,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -98,6 +98,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=repr).encode  # a dama
 _encode_lines = json.JSONEncoder(separators=("\n", ":"), default=repr).encode
 
 _ROWS_AT_ONCE = 256
+_CURVES = ("train_loss", "train_accuracy", "validation_epochs", "validation_accuracy", "validation_loss")
 
 
 class ForeignError(InputError):
@@ -199,10 +200,11 @@ def _can_be_read(table: str, values: Sequence[Any]) -> bool:
     """Whether the JSON within a row is what readers of the row expect."""
     try:
         if table == "architectures":
-            Architecture(values[1], tuple(json.loads(values[2])))
+            choices = json.loads(values[2])
+            Architecture(values[1], tuple(choices))
+            return bool(values[2] == json.dumps(choices))  # as it is written
         elif table == "results":
-            curves = json.loads(values[8])
-            return all(type(number) in (int, float) for curve in curves.values() for number in (*curve,))
+            return _are_curves(json.loads(values[8]))
         elif table == "events" and values[2] == "seconds":
             entry = json.loads(values[3])
             return isinstance(entry["stage"], str) and math.isfinite(entry["seconds"])
@@ -211,6 +213,20 @@ def _can_be_read(table: str, values: Sequence[Any]) -> bool:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return False
     return True
+
+
+def _are_curves(curves: Mapping[str, Any]) -> bool:
+    numbers = all(
+        isinstance(curve, list) and all(type(number) in (int, float) and math.isfinite(number) for number in curve)
+        for curve in curves.values()
+    )
+    watched = [curves.get(name, []) for name in _CURVES[2:]]
+    return (
+        numbers
+        and curves.keys() <= set(_CURVES)
+        and len({len(curve) for curve in watched}) == 1
+        and all(type(epoch) is int and 0 < epoch < 2**31 for epoch in watched[0])
+    )
 
 
 def damage(connection: sqlite3.Connection, beside: sqlite3.Connection | None = None) -> list[str]:
@@ -226,8 +242,7 @@ def damage(connection: sqlite3.Connection, beside: sqlite3.Connection | None = N
                 one.execute(CACHE)
         with ThreadPoolExecutor(1) as pool:
             structure = None if beside is None else pool.submit(_broken_structure, beside)
-            kept = {str(text) for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
-            whole = kept == set(_STATEMENTS)
+            whole = has_our_tables(connection)
             found = [] if whole else ["tables or constraints that are not those of this format"]
             for table in COLUMNS if whole else ():
                 wrong = _damaged_rows(connection, table)
@@ -242,6 +257,12 @@ def damage(connection: sqlite3.Connection, beside: sqlite3.Connection | None = N
         raise
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return [str(error)]
+
+
+def has_our_tables(connection: sqlite3.Connection) -> bool:
+    """Whether the store has the tables and constraints of this format, and nothing else, such as a trigger."""
+    kept = {str(text) for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    return kept == set(_STATEMENTS)
 
 
 def _broken_structure(connection: sqlite3.Connection) -> list[str]:

@@ -2,7 +2,8 @@
 
 Only the driver that holds the run's lock writes. A result is committed, with full synchronisation,
 before anything else learns of it; readers open the file read-only and never block the writer. Whoever
-opens it checks every row first, so that what is read afterwards can be trusted.
+opens it checks every row first, so that what is read afterwards can be trusted, or finds the seal of one
+who did; readers too leave that seal beside a large store, see :mod:`data_gen.seal`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from data_gen.schema import (
     create,
     damage,
     end_attempt,
+    has_our_tables,
     insert,
     insert_numbered,
     migrate,
     row_digest,
 )
-from data_gen.seal import file_digest, is_large, read_seal, write_seal
+from data_gen.seal import file_seal, is_large, read_seal, write_seal
 from supernet import COST_NAMES, Architecture, InputError
 from supernet.settings import UnavailableError
 
@@ -123,18 +125,29 @@ class Store:
     number, is several times faster over 100,000 results than from jobs by stage, which needs sorting.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, writes: bool) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(CACHE)
         self._connection = connection
-        self._writes = writes
         self.path = path
 
     def close(self) -> None:
-        """Close the file. A large one that was written to is checked once more, so that it is sealed."""
+        """Close the file."""
         self._connection.close()
-        if self._writes and is_large(self.path):
-            with suppress(InputError, UnavailableError, sqlite3.Error):  # whoever reads it next will say so
-                read_store(self.path).close()
+
+    def seal(self) -> None:
+        """Check a large store once more when a stage is done, so that nobody who reads it needs to."""
+        if not is_large(self.path):
+            return
+        connection = self._connection
+        with suppress(sqlite3.OperationalError):  # then those who read it check it
+            connection.execute("PRAGMA busy_timeout = 0")
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.execute("PRAGMA busy_timeout = 30000")
+            if not busy:  # nobody is reading: all of it is in the file
+                with closing(_connect(self.path)) as fresh:  # which has nothing of it in its memory
+                    wrong = _damage(fresh, self.path)
+                if wrong:
+                    _LOGGER.warning("%s: damaged (%s); the next generate mends it", self.path, "; ".join(wrong)[:200])
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -470,7 +483,7 @@ def open_store(path: Path) -> Store:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA wal_autocheckpoint = 100")  # pages: a short log, the part that a tear can reach
         stack.pop_all()  # all went well: it stays open
-    return Store(connection, path, writes=True)
+    return Store(connection, path)
 
 
 def read_store(path: Path) -> Store:
@@ -501,19 +514,19 @@ def read_store(path: Path) -> Store:
                 f"whole is kept, what is lost is trained again"
             )
         stack.pop_all()
-    return Store(connection, path, writes=False)
+    return Store(connection, path)
 
 
 def _damage(connection: sqlite3.Connection, path: Path) -> list[str]:
     """What is wrong with a store of this format; a large file is sealed where nothing is."""
-    digest = file_digest(path)
-    if digest is not None and digest == read_seal(path):
+    seal = file_seal(path)
+    if seal is not None and seal == read_seal(path) and has_our_tables(connection):
         return []
     with closing(_connect_readonly(path)) as beside:
         wrong = damage(connection, beside)
-    if not wrong and digest is not None and digest == file_digest(path):  # so this is what was checked
+    if not wrong and seal is not None and seal == file_seal(path):  # so this is what was checked
         with suppress(UnavailableError):  # a folder that cannot be written: it is checked again the next time
-            write_seal(path, digest)
+            write_seal(path, seal)
     return wrong
 
 
@@ -543,7 +556,7 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA schema_version").fetchone()
         except sqlite3.OperationalError as error:
             connection.close()
-            log = path.with_name(f"{path.name}-wal")
+            log = Path(f"{path.resolve()}-wal")
             # Without its log an immutable file is whole; with one, committed results would be missing.
             if options or (log.is_file() and log.stat().st_size):
                 raise UnavailableError(f"{path}: cannot be read ({error}); is its folder writable?") from error

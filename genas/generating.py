@@ -36,7 +36,9 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             begin(run, info, store, "generate")
             jobs = add_jobs(store, settings.space, "generate", planned)
             task = Task(settings.space, info, settings.generate.recipe, checkpoints=run.folder / "checkpoints")
-            return train_jobs(run, store, jobs, task, progress)
+            result = train_jobs(run, store, jobs, task, progress)
+            store.seal()
+            return result
         finally:
             store.close()
 

@@ -83,7 +83,9 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights, weights), progress)
             wanted = {job.id for job in jobs}
             results = [result for result in store.results("retrain") if result.job.id in wanted]
-            return _write_retrained(run, info, recipe, roles, winner_file, results, weights)
+            written = _write_retrained(run, info, recipe, roles, winner_file, results, weights)
+            store.seal()
+            return written
         finally:
             store.close()
 

@@ -43,6 +43,8 @@ class Node:
         for name, value in self.attributes:
             if not math.isfinite(value):
                 raise InputError(f"node {self.op!r}: attribute {name!r} is {value}; expected a finite number")
+            if name == "op":
+                raise InputError(f"node {self.op!r}: 'op' is the operation, and cannot be an attribute")
         ordered = tuple(sorted(self.attributes))
         if len({name for name, _ in ordered}) != len(ordered):
             raise InputError(f"node {self.op!r}: an attribute is given twice")
@@ -142,9 +144,7 @@ class ArchGraph:
         get another digest but for pairs that refinement cannot tell apart, which differ only in how equal
         parts are wired.
         """
-        # 3 and 3.0 are one number: whole ones are written as such.
-        whole = [tuple(node_to_json(node).items())[1:] for node in self.nodes]
-        colours = [_hashed(repr((node.op, numbers)).encode()) for node, numbers in zip(self.nodes, whole, strict=True)]
+        colours = [_hashed(repr((node.op, _plain(node.attributes))).encode()) for node in self.nodes]
         order, before = self.order(), self.predecessors()
         after: list[list[int]] = [[] for _ in self.nodes]
         for start, end in self.edges:
@@ -159,6 +159,11 @@ class ArchGraph:
     def total(self, attribute: str) -> float:
         """The sum of one attribute over the nodes that have it."""
         return math.fsum(node.get(attribute) for node in self.nodes)
+
+
+def _plain(attributes: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """The same text for equal numbers, such as 3 and 3.0."""
+    return tuple((name, int(value) if float(value).is_integer() else float(value)) for name, value in attributes)
 
 
 def _hashed(data: bytes) -> bytes:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Sgd:
     """Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013), weight decay for weights alone.
 
-    Bit for bit what ``torch.optim.SGD`` calculates on a CPU. That one imports torch's compiler at its first step,
-    which costs every worker more than a second: as much as a whole small training.
+    What ``torch.optim.SGD`` calculates, to the last bit on a CPU but for the sign of zeros. That one imports
+    torch's compiler at its first step, which costs every worker more than a second: as much as a whole small training.
 
     Args:
         momentum: 0 for plain gradient descent.
@@ -54,6 +54,10 @@ class Sgd:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from :meth:`state`. Raises KeyError and RuntimeError where it is of another network."""
-        for name, velocity in self.state().items():
+        """Go on from :meth:`state`. Raises ValueError where it is of another network."""
+        own = self.state()
+        shapes, others = ({name: tensor.shape for name, tensor in one.items()} for one in (own, state))
+        if shapes != others:
+            raise ValueError("the momentum is that of another network")
+        for name, velocity in own.items():
             velocity.copy_(state[name])

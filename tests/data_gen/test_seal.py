@@ -1,5 +1,7 @@
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -22,32 +24,72 @@ def path(tmp_path):
     store = open_store(path)
     for job in add(store):
         finish(store, job)
+    store.seal()
     store.close()
-    assert seal.read_seal(path) == seal.file_digest(path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["store.db", "store.db-seal"]
+    assert seal.read_seal(path) == seal.file_seal(path)
     return path
 
 
-def rows_are_checked(path, monkeypatch):
+def rows_are_checked(path, monkeypatch, opened=read_store):
     """Whether opening this store reads all its rows."""
     with monkeypatch.context() as patch:
         checked = []
         patch.setattr("data_gen.store.damage", lambda *connections: checked.append(connections) or [])
-        store = read_store(path)
+        store = opened(path)
         assert store.counts("generate") == (4, 4)
         store.close()
     return bool(checked)
 
 
 def test_what_was_checked_once_is_not_checked_again(path, monkeypatch):
-    assert not rows_are_checked(path, monkeypatch)
-    open_store(path).close()
-    assert not rows_are_checked(path, monkeypatch)
+    for opened in (read_store, open_store, read_store):
+        assert not rows_are_checked(path, monkeypatch, opened)
+
+
+def test_a_seal_of_fewer_checks_counts_for_nothing(path, monkeypatch):
+    monkeypatch.setattr(seal, "_CHECK", 2)
+    for opened in (read_store, open_store):
+        (path.parent / "store.db-seal").write_text(seal.file_seal(path).replace("2", "1", 1) + "\n")
+        assert rows_are_checked(path, monkeypatch, opened)
+        assert not rows_are_checked(path, monkeypatch, opened)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM results; END",
+        "CREATE VIEW endless AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+    ],
+)
+def test_a_seal_vouches_for_no_foreign_table(statement, path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+    seal.write_seal(path, seal.file_seal(path))
+    with pytest.raises(InputError, match="tables or constraints that are not those of this format"):
+        read_store(path)
+
+
+def test_a_store_behind_a_link_with_an_open_log_is_not_sealed(path, tmp_path, monkeypatch):
+    store = open_store(path)
+    store.event("start", "in the log")
+    link = tmp_path / "elsewhere" / "store.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    assert seal.file_seal(link) is None
+    assert rows_are_checked(link, monkeypatch)
+    store.seal()
+    store.close()
+    assert not rows_are_checked(link, monkeypatch)
+    assert [entry.name for entry in link.parent.iterdir()] == ["store.db"]
 
 
 def test_a_small_store_has_no_seal(tmp_path, monkeypatch):
     monkeypatch.setattr(seal, "LEAST_SIZE", 2**30)
-    open_store(tmp_path / "store.db").close()
-    assert seal.file_digest(tmp_path / "store.db") is None
+    store = open_store(tmp_path / "store.db")
+    store.seal()
+    store.close()
+    assert seal.file_seal(tmp_path / "store.db") is None
     assert not list(tmp_path.glob("*-seal"))
 
 
@@ -68,12 +110,41 @@ def test_a_store_that_is_written_to_is_checked_until_it_is_closed(path, monkeypa
     store = open_store(path)
     before = seal.read_seal(path)
     store.event("start", "again")
-    assert seal.file_digest(path) is None  # the event is in the log
+    assert seal.file_seal(path) is None  # the event is in the log
     assert rows_are_checked(path, monkeypatch)
     assert seal.read_seal(path) == before
+    store.seal()
+    store.event("start", "and again")
+    assert rows_are_checked(path, monkeypatch)
+    store.seal()
     store.close()
     assert seal.read_seal(path) not in (before, None)
     assert not rows_are_checked(path, monkeypatch)
+
+
+def test_where_somebody_reads_the_log_stays_and_nothing_is_sealed(path):
+    store = open_store(path)
+    before = seal.read_seal(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM events").fetchall()
+        store.event("start", "")
+        store.seal()
+        assert seal.read_seal(path) == before
+    store.event("start", "goes on")
+    store.seal()
+    assert seal.read_seal(path) == seal.file_seal(path) != before
+    store.close()
+
+
+def test_damage_that_is_found_when_a_stage_is_done_is_told(path, caplog):
+    store = open_store(path)
+    store._connection.execute("UPDATE results SET accuracy = 0.75 WHERE job = 1")
+    before = seal.read_seal(path)
+    store.seal()
+    store.close()
+    assert "1 damaged row in results" in caplog.text
+    assert seal.read_seal(path) == before != seal.file_seal(path)
 
 
 def test_no_flipped_bit_passes_for_sealed(path):
@@ -97,7 +168,7 @@ def test_no_flipped_bit_passes_for_sealed(path):
 def test_what_changed_while_it_was_checked_is_not_sealed(path, monkeypatch):
     (path.parent / "store.db-seal").unlink()
     digests = iter(["of what it was", "of what it is now"])
-    monkeypatch.setattr("data_gen.store.file_digest", lambda path: next(digests))
+    monkeypatch.setattr("data_gen.store.file_seal", lambda path: next(digests))
     read_store(path).close()
     assert seal.read_seal(path) is None
 
@@ -109,14 +180,16 @@ def test_a_folder_that_cannot_be_written_has_no_seal(path, monkeypatch):
     (path.parent / "store.db-seal").unlink()
     monkeypatch.setattr("data_gen.store.write_seal", refuse)
     read_store(path).close()
-    open_store(path).close()
+    store = open_store(path)
+    store.seal()
+    store.close()
     assert seal.read_seal(path) is None
 
 
 def test_a_file_that_cannot_be_read_or_a_python_that_is_gone_has_no_digest(path, tmp_path, monkeypatch):
-    assert seal.file_digest(tmp_path / "none.db") is None
+    assert seal.file_seal(tmp_path / "none.db") is None
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    assert seal.file_digest(path) is None
+    assert seal.file_seal(path) is None
 
 
 def in_another_process(path, query):
@@ -130,7 +203,7 @@ def in_another_process(path, query):
 def test_taking_the_digest_keeps_the_locks_of_this_process(path):
     """Closing any descriptor of the file here would drop them: another process would take the log away on leaving."""
     store = open_store(path)
-    assert seal.file_digest(path) is not None
+    assert seal.file_seal(path) is not None
     assert in_another_process(path, "SELECT COUNT(*) FROM results") == "4"
     store.event("start", "is seen")
     assert in_another_process(path, "SELECT message FROM events WHERE kind = 'start'") == "is seen"

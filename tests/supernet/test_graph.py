@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,12 +84,17 @@ def test_attributes_are_finite(value):
         Node("conv", (("macs", value),))
 
 
+def test_the_operation_is_no_attribute():
+    with pytest.raises(InputError, match="cannot be an attribute"):
+        Node("conv", (("op", 3),))
+
+
 def test_equal_graphs_have_one_digest():
     """Also where one has whole numbers and the other the same as floats, as a table from elsewhere may."""
-    whole, floats, other = (ArchGraph((Node("conv", (("macs", value),)),), ()) for value in (3, 3.0, 3.5))
-    assert whole == floats
-    assert whole.digest() == floats.digest()
-    assert other.digest() != whole.digest()
+    values = (3, 3.0, np.float64(3), 3.5, np.float64(3.5))
+    digests = [ArchGraph((Node("conv", (("macs", value),)),), ()).digest() for value in values]
+    assert len(set(digests[:3])) == len(set(digests[3:])) == 1
+    assert digests[0] != digests[3]
 
 
 def test_nodes_are_checked():
