@@ -170,11 +170,9 @@ def migrate(connection: sqlite3.Connection) -> None:
                 connection.execute(f"DROP TABLE old_{table}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     finally:
+        if connection.in_transaction:  # it was not committed, whatever came between
+            connection.execute("ROLLBACK")
         connection.execute("PRAGMA legacy_alter_table = OFF")
         connection.execute("PRAGMA foreign_keys = ON")
 

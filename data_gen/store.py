@@ -155,12 +155,11 @@ class Store:
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
             self._connection.execute("COMMIT")
-        except BaseException as error:
-            if self._connection.in_transaction:
+        except sqlite3.OperationalError as error:  # disk full, read-only, I/O error
+            raise UnavailableError(f"{self.path}: cannot write ({error}); committed results are safe") from error
+        finally:
+            if self._connection.in_transaction:  # it was not committed, whatever came between
                 self._connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):  # disk full, read-only, I/O error
-                raise UnavailableError(f"{self.path}: cannot write ({error}); committed results are safe") from error
-            raise
 
     def add_jobs(
         self,
