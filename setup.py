@@ -11,7 +11,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=PACKAGES,
-    package_data={"config": ["*.yml"], **{name: ["py.typed", "*.html"] for name in PACKAGES if name != "config"}},
+    package_data={
+        "config": ["*.yml"],
+        **{name: ["py.typed", "*.html", "*.cpp"] for name in PACKAGES if name != "config"},
+    },
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",

@@ -7,6 +7,7 @@ layer in its chain; :mod:`supernet.export` writes source with the same keys.
 from __future__ import annotations
 
 import keyword
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -104,13 +105,14 @@ class Network(nn.Module):
                 self.add_module(names[position], nn.Sequential(*modules))
             self._steps.append((names[position], node.op, feeds))
         self._input, self._output = names[inputs[0]], names[outputs.pop()]
+        self.total: Callable[[list[Tensor]], Tensor] = _total  # how the inputs of a sum are added
         self._last_use = {feed: name for name, _, feeds in self._steps for feed in feeds}
 
     def forward(self, images: Tensor) -> Tensor:
         values = {self._input: images}
         for name, op, feeds in self._steps:
             if op == "sum":
-                values[name] = _total([values[feed] for feed in feeds])
+                values[name] = self.total([values[feed] for feed in feeds])
             elif op == "concat":
                 values[name] = torch.cat([values[feed] for feed in feeds], dim=1)
             else:

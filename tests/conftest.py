@@ -15,6 +15,10 @@ settings.load_profile("suite")
 def cache(tmp_path_factory):
     """Prepared images of the tests, and nothing of the user's."""
     folder = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "native"
+    shared.mkdir(exist_ok=True)
+    (folder / "native").symlink_to(shared)  # kernels are compiled once for all processes of the suite
     before = os.environ.get("GENAS_CACHE")
     os.environ["GENAS_CACHE"] = str(folder)
     yield folder

@@ -13,14 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet import InputError
 from training.checkpoint import Checkpoint, Checkpoints
 from training.data import Normalisation
-from training.images import Split, evaluation_batches, stream, training_batches
-from training.recipe import Recipe, learning_rate
-from training.sgd import Sgd
+from training.images import Split, evaluation_batches, training_batches, whitening_filters
+from training.kernels import speed_up
+from training.optimizers import Average, Optimizer
+from training.recipe import Recipe, ema_decay, learning_rate
+from training.recording import RecordedStep
 
 _LOG_EVERY = 20
-"""Steps between two looks at the loss: each look waits for the device."""
+"""Steps between two looks at the loss."""
+
+_FIRST_SCALE, _SCALE_STEPS = 2.0**12, 1000
+"""Of the loss in float16: where it begins, and after how many steps without overflow it is doubled."""
 
 
 class DivergedError(RuntimeError):
@@ -106,25 +112,29 @@ def train(
     _reset_peak_memory(device)
     # channels_last: plain NCHW depthwise training on a CPU is several times slower.
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = Sgd(network, recipe.momentum, recipe.weight_decay)
+    speed_up(network)
+    _freeze(network, training, normalisation, recipe)
     size = min(recipe.batch_size, len(training))
     steps_per_epoch = max(1, len(training) // size)
     total = recipe.epochs * steps_per_epoch
-    at = _Position.begin(device)
+    state = _State(network, recipe, device, pieces)
+    at = _Position()
     saved = None if checkpoints is None else checkpoints.newest()
     if checkpoints is not None and saved is not None:
         try:
-            at = _restore(saved, network, optimizer, device)
+            at = state.restore(saved)
         except (RuntimeError, KeyError, TypeError, ValueError):
             # Whole, of this training, and yet it does not fit: the network may be half loaded, so no way on from here.
             checkpoints.clear()
             raise
     before = at.seconds
+    step = RecordedStep(state.step, graphs=device.type == "cuda")
+    watch_loss = _LossWatch(state.sums)
 
     def keep() -> None:
         if checkpoints is not None:
             at.seconds = before + time.perf_counter() - started
-            checkpoints.save(at.step, *_state(network, optimizer, at))
+            checkpoints.save(at.step, state.tensors(), asdict(at))
 
     def alive() -> None:
         if progress is not None:
@@ -135,93 +145,180 @@ def train(
 
     while at.epoch < recipe.epochs:
         network.train()
-        batches = training_batches(training, recipe, normalisation, stream(seed, key, at.epoch), at.step_in_epoch)
-        for images, labels in batches:
-            optimizer.zero_grad()
-            for part, part_labels in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
-                with _autocast(recipe, device):
-                    scores = network(part)
-                loss = F.cross_entropy(scores.float(), part_labels, label_smoothing=recipe.label_smoothing)
-                (loss * (len(part) / len(images)) if pieces > 1 else loss).backward()  # type: ignore[no-untyped-call]
-                at.loss_sum += loss.detach() * len(part_labels)
-                at.correct += (scores.argmax(dim=1) == part_labels).sum()
-            if recipe.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
-            optimizer.step(learning_rate(recipe, at.step, steps_per_epoch))
-            at.seen += len(labels)
+        batches = training_batches(training, recipe, normalisation, seed, key, at.epoch, at.step_in_epoch)
+        numbers = state.numbers(range(at.step, (at.epoch + 1) * steps_per_epoch), steps_per_epoch)
+        for (images, labels), (rate, ema) in zip(batches, numbers, strict=True):
+            step(images, labels, rate, ema)
             at.step += 1
             at.step_in_epoch += 1
             if at.step % _LOG_EVERY == 0:
-                _check(at.loss_sum, at.step)
+                watch_loss.look(at.step)
             alive()
             if checkpoints is not None and checkpoints.due():
-                _check(at.loss_sum, at.step)  # what has diverged is not worth keeping
+                _check(state.sums[0], at.step)  # what has diverged is not worth keeping
                 keep()
-        _check(at.loss_sum, at.step)
+        seen = steps_per_epoch * size
         last = at.epoch + 1 == recipe.epochs
-        if last or (watch and (at.epoch + 1) % recipe.validate_every == 0):
-            accuracy, loss_value = measure(network, measured, normalisation, recipe, alive)
+        look = last or (watch and (at.epoch + 1) % recipe.validate_every == 0)
+        if not look or device.type == "cpu":  # on a GPU it would be a second wait in one epoch
+            _check(state.sums[0], at.step)
+        measured_sums = state.sums
+        if look:
+            state.exchange()
+            measured_sums = _measure(network, measured, normalisation, recipe, alive)
+            if not last:  # the averaged weights are the network's from now on
+                state.exchange()
+        # The one place in an epoch where the device is waited for.
+        loss_sum, correct, measured_loss, measured_correct = torch.cat([state.sums, measured_sums]).tolist()
+        _check(loss_sum, at.step)
+        if look:
+            accuracy, loss_value = measured_correct / len(measured), measured_loss / len(measured)
+            _check(loss_value, at.step)
             if watch:
                 at.curves.validation_epochs.append(at.epoch + 1)
                 at.curves.validation_accuracy.append(accuracy)
                 at.curves.validation_loss.append(loss_value)
-        at.curves.train_loss.append(float(at.loss_sum) / at.seen)
-        at.curves.train_accuracy.append(float(at.correct) / at.seen)
-        at = at.next_epoch(device)
+        at.curves.train_loss.append(loss_sum / seen)
+        at.curves.train_accuracy.append(correct / seen)
+        state.sums.zero_()
+        at = replace(at, epoch=at.epoch + 1, step_in_epoch=0)
     seconds = before + time.perf_counter() - started
     return TrainResult(
         accuracy, loss_value, recipe.epochs, pieces, seconds, _peak_memory(device), at.step * size / seconds, at.curves
     )
 
 
+def _freeze(network: nn.Module, training: Split, normalisation: Normalisation, recipe: Recipe) -> None:
+    """Set what the recipe does not have learnt. Raises InputError where there is nothing to whiten with."""
+    if recipe.whitening:
+        first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+        if first is None or first.in_channels != training.images.shape[3] or first.groups != 1:
+            raise InputError("whitening: the network does not begin with a convolution of the images; switch it off")
+        filters = whitening_filters(training, normalisation, first.out_channels, first.kernel_size[0])
+        with torch.no_grad():
+            first.weight.copy_(filters)
+        first.weight.requires_grad_(False)
+    if not recipe.train_norm_scales:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.weight is not None:
+                module.weight.requires_grad_(False)
+
+
 @dataclass
 class _Position:
-    """How far a training is: everything that a checkpoint holds besides weights and momentum.
+    """How far a training is: with the tensors of :class:`_State` everything that a checkpoint holds.
 
     Order and augmentation of the images are a function of seed, architecture and epoch, so nothing of them.
     """
 
-    epoch: int
-    step: int
-    step_in_epoch: int
-    seen: int
-    seconds: float
-    curves: Curves
-    loss_sum: Tensor
-    correct: Tensor
-
-    @staticmethod
-    def begin(device: torch.device) -> _Position:
-        zero, none = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        return _Position(0, 0, 0, 0, 0.0, Curves(), zero, none)
-
-    def next_epoch(self, device: torch.device) -> _Position:
-        fresh = _Position.begin(device)
-        return replace(fresh, epoch=self.epoch + 1, step=self.step, seconds=self.seconds, curves=self.curves)
+    epoch: int = 0
+    step: int = 0
+    step_in_epoch: int = 0
+    seconds: float = 0.0
+    curves: Curves = field(default_factory=Curves)
 
 
-def _state(network: nn.Module, optimizer: Sgd, at: _Position) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """(tensors, plain values) of a checkpoint."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
-    tensors |= {"loss_sum": at.loss_sum, "correct": at.correct}
-    plain = {name: getattr(at, name) for name in ("epoch", "step", "step_in_epoch", "seen", "seconds")}
-    return tensors, {**plain, "curves": asdict(at.curves)}
+class _State:
+    """All tensors that a step changes. They stay where they are, so that a step can be recorded.
+
+    Attributes:
+        sums: of the loss and of correct answers over the images of the epoch so far, (2,), float64.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, pieces: int) -> None:
+        self._network, self._recipe, self._device, self._pieces = network, recipe, device, pieces
+        self._optimizer = Optimizer(network, recipe)
+        self._average = Average(network) if recipe.ema else None
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self._scale = torch.full((), _FIRST_SCALE, device=device) if recipe.precision == "float16" else None
+        self._grown = torch.zeros((), dtype=torch.int32, device=device)
+        self._overflow = torch.zeros((), device=device)
+
+    def numbers(self, steps: range, steps_per_epoch: int) -> list[tuple[Tensor, Tensor]]:
+        """(learning rate, weight of the new in the average) of each step, on the device in one transfer."""
+        rates = [learning_rate(self._recipe, step, steps_per_epoch) for step in steps]
+        weights = [1 - ema_decay(self._recipe, step) for step in steps]
+        table = torch.tensor([rates, weights]).to(self._device)
+        return list(zip(table[0], table[1], strict=True))
+
+    def step(self, images: Tensor, labels: Tensor, rate: Tensor, ema: Tensor) -> None:
+        """One step of training; no value is read on the host."""
+        recipe, scale = self._recipe, self._scale
+        self._optimizer.zero_grad()
+        for part, part_labels in zip(images.chunk(self._pieces), labels.chunk(self._pieces), strict=True):
+            with _autocast(recipe, self._device):
+                scores = self._network(part)
+            loss = F.cross_entropy(scores.float(), part_labels, label_smoothing=recipe.label_smoothing)
+            share = loss * (len(part) / len(images)) if self._pieces > 1 else loss
+            (share if scale is None else share * scale).backward()  # type: ignore[no-untyped-call]
+            correct = (scores.argmax(dim=1) == part_labels).sum()
+            self.sums += torch.stack([loss.detach() * len(part_labels), correct])
+        if scale is not None:
+            self._overflow.zero_()
+            torch._amp_foreach_non_finite_check_and_unscale_(
+                self._optimizer.gradients(), self._overflow, scale.double().reciprocal().float()
+            )
+        if recipe.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self._network.parameters(), recipe.gradient_clip)
+        self._optimizer.step(rate, None if scale is None else self._overflow)
+        if scale is not None:
+            torch._amp_update_scale_(scale, self._grown, self._overflow, 2.0, 0.5, _SCALE_STEPS)
+        if self._average is not None:
+            self._average.update(ema)
+
+    def exchange(self) -> None:
+        """Swap the network's weights with their average, where there is one."""
+        if self._average is not None:
+            self._average.exchange()
+
+    def _own(self) -> dict[str, Tensor]:
+        own = {"sums": self.sums, "grown": self._grown}
+        return own if self._scale is None else {**own, "scale": self._scale}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds."""
+        groups = {"network": self._network.state_dict(), "optimizer": self._optimizer.state(), "own": self._own()}
+        if self._average is not None:
+            groups["average"] = self._average.state()
+        return {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+
+    def restore(self, saved: Checkpoint) -> _Position:
+        """The inverse of :meth:`tensors`."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in saved.tensors.items():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = tensor
+        self._network.load_state_dict(groups["network"])
+        self._optimizer.load_state(groups.get("optimizer", {}))
+        if self._average is not None:
+            self._average.load_state(groups["average"])
+        for name, own in self._own().items():
+            own.copy_(groups["own"][name])
+        content = dict(saved.content)
+        return _Position(**{**content, "curves": Curves(**content["curves"])})
 
 
-def _restore(saved: Checkpoint, network: nn.Module, optimizer: Sgd, device: torch.device) -> _Position:
-    """The inverse of :func:`_state`."""
-    tensors: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
-    for name, tensor in saved.tensors.items():
-        group, _, rest = name.partition(".")
-        if rest:
-            tensors[group][rest] = tensor
-    network.load_state_dict(tensors["network"])
-    optimizer.load_state(tensors["optimizer"])
-    content = dict(saved.content)
-    curves = Curves(**content.pop("curves"))
-    loss_sum, correct = saved.tensors["loss_sum"].to(device), saved.tensors["correct"].to(device)
-    return _Position(**content, curves=curves, loss_sum=loss_sum, correct=correct)
+class _LossWatch:
+    """Looks at the loss now and then. On a GPU it asks for the number and reads it when it has come: nobody waits."""
+
+    def __init__(self, sums: Tensor) -> None:
+        self._sums = sums
+        self._asked: tuple[Tensor, torch.cuda.Event, int] | None = None
+
+    def look(self, step: int) -> None:
+        """Raises DivergedError where the sum of losses, of this step or of an earlier look, is not finite."""
+        if self._sums.device.type != "cuda":
+            _check(self._sums[0], step)
+            return
+        if self._asked is not None:
+            copied, event, then = self._asked
+            if not event.query():  # type: ignore[no-untyped-call]
+                return
+            _check(copied[0], then)
+        copied = torch.empty_like(self._sums, device="cpu", pin_memory=True).copy_(self._sums, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._asked = (copied, event, step)
 
 
 @torch.no_grad()
@@ -233,27 +330,37 @@ def measure(
     alive: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """(accuracy, cross entropy) on a split in evaluation mode; ``alive`` is called each batch. Raises DivergedError."""
+    loss_sum, correct = _measure(network, split, normalisation, recipe, alive).tolist()
+    _check(loss_sum, 0)
+    return correct / len(split), loss_sum / len(split)
+
+
+@torch.no_grad()
+def _measure(
+    network: nn.Module, split: Split, normalisation: Normalisation, recipe: Recipe, alive: Callable[[], None]
+) -> Tensor:
+    """Sums of the cross entropy and of correct answers, (2,), float64, on the device."""
     network.eval()
     device = split.images.device
-    loss_sum = torch.zeros((), device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     for images, labels in evaluation_batches(split, max(recipe.batch_size, 256), normalisation):
         with _autocast(recipe, device):
-            scores = network(images)
-        loss_sum += F.cross_entropy(scores.float(), labels, reduction="sum")
-        correct += (scores.argmax(dim=1) == labels).sum()
+            scores = network(images).float()
+            if recipe.test_time_flip:
+                scores = (scores + network(images.flip(3)).float()) / 2
+        loss = F.cross_entropy(scores, labels, reduction="sum")
+        sums += torch.stack([loss, (scores.argmax(dim=1) == labels).sum()])
         alive()
-    _check(loss_sum, 0)
-    return float(correct) / len(split), float(loss_sum) / len(split)
+    return sums
 
 
 def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast | nullcontext[None]:
     if recipe.precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=getattr(torch, recipe.precision))
 
 
-def _check(loss: Tensor, step: int) -> None:
+def _check(loss: Tensor | float, step: int) -> None:
     value = float(loss)
     if not math.isfinite(value):
         raise DivergedError(f"the loss is {value} at step {step}")

@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import Normalisation, Recipe, Split
-from training.images import evaluation_batches, normalise, stream, training_batches
+from training.images import (
+    Epoch,
+    _cut_slices,
+    _cut_tensors,
+    evaluation_batches,
+    normalise,
+    training_batches,
+    whitening_filters,
+)  # fmt: skip
 
 PLAIN = Normalisation((0.0, 0.0), (1.0, 1.0))
 
@@ -19,7 +27,7 @@ def split(count, side, seed=0):
 
 def epoch(images, recipe, seed=0, key="a", number=0):
     """One epoch as uint8 pictures (images, side, side, channels) and their labels."""
-    batches = list(training_batches(images, recipe, PLAIN, stream(seed, key, number)))
+    batches = list(training_batches(images, recipe, PLAIN, seed, key, number))
     pictures = torch.cat([batch for batch, _ in batches]) * 255
     return pictures.round().to(torch.uint8).permute(0, 2, 3, 1), torch.cat([labels for _, labels in batches])
 
@@ -120,3 +128,62 @@ def test_evaluation_sees_every_picture_once_in_order(count, batch):
     assert torch.equal(torch.cat([labels for _, labels in batches]), images.labels)
     pictures = torch.cat([pictures for pictures, _ in batches])
     assert torch.equal(pictures, normalise(images.images, PLAIN))
+
+
+@given(st.integers(1, 12), st.integers(0, 14), st.sampled_from([True, False, "alternating"]), st.integers(0, 1000))
+def test_slices_and_tensors_cut_the_same(side, padding, flip, seed):
+    images = split(20, side, seed)
+    recipe = Recipe(crop_padding=padding, flip=flip)
+    drawn = Epoch.draw(20, side, recipe, seed, "a", 3)
+    for part in (slice(0, 8), slice(8, 20)):
+        one, other = (cut(images.images, padding, drawn, part) for cut in (_cut_slices, _cut_tensors))
+        assert torch.equal(one, other)
+
+
+def test_alternating_mirrors_each_picture_in_every_other_epoch():
+    recipe = Recipe(flip="alternating")
+    mirrored = []
+    for number in range(4):
+        drawn = Epoch.draw(200, 8, recipe, 1, "a", number)
+        in_place = torch.empty(200, dtype=torch.bool)
+        in_place[drawn.order] = drawn.mirrored
+        mirrored.append(in_place)
+    assert torch.equal(mirrored[0], mirrored[2])
+    assert torch.equal(mirrored[1], mirrored[3])
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert 60 < mirrored[0].sum() < 140
+    other = Epoch.draw(200, 8, recipe, 2, "a", 0)
+    assert not torch.equal(other.mirrored, Epoch.draw(200, 8, recipe, 1, "a", 0).mirrored)
+
+
+@given(st.integers(2, 10), st.integers(1, 12))
+def test_cutout_blanks_a_square_to_the_mean(side, hole):
+    images = split(6, side)
+    recipe = Recipe(batch_size=6, crop_padding=0, flip=False, cutout=hole)
+    pictures, labels = epoch(images, recipe)
+    for picture, label in zip(pictures, labels, strict=True):
+        blank = (picture == 0).all(dim=2)  # no value of a picture is 0, and PLAIN has mean 0
+        assert blank.sum() == min(hole, side) ** 2
+        rows, columns = (blank.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+        assert blank[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+        assert torch.equal(picture[~blank], images.images[label][~blank])
+
+
+def test_whitened_patches_are_uncorrelated_and_of_one_variance():
+    random = np.random.default_rng(0)
+    smooth = random.normal(size=(300, 10, 10, 3)).cumsum(axis=1).cumsum(axis=2)  # neighbours are alike
+    smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min()) * 255
+    images = Split(torch.from_numpy(smooth.astype(np.uint8)), torch.zeros(300, dtype=torch.int64))
+    normalisation = Normalisation.of(images.images.numpy())
+    filters = whitening_filters(images, normalisation, 40, 3)
+    assert filters.shape == (40, 3, 3, 3)
+    assert torch.equal(filters[27:], -filters[:13])
+    answers = torch.nn.functional.conv2d(normalise(images.images, normalisation), filters[:27])
+    values = answers.transpose(0, 1).flatten(1)
+    moments = values @ values.T / values.shape[1]
+    strong = 6  # components well above the regularisation of 0.01
+    assert torch.allclose(moments[:strong, :strong], torch.eye(strong), atol=0.1)
+    assert moments.diagonal().max() < 1.01
+    assert (moments.diagonal().diff() < 1e-3).all()  # largest first
+    again = whitening_filters(images, normalisation, 5, 3)
+    assert torch.equal(again, filters[:5])

@@ -4,10 +4,21 @@ import pytest
 import torch
 from torch import nn
 
-from supernet import OpSubset
+from supernet import InputError, OpSubset
 from supernet.network import build_network
 from supernet.op_subset import LayerSettings
-from training import DataSettings, DivergedError, Recipe, load_split, measure, prepare, train
+from training import (
+    Checkpoints,
+    DataSettings,
+    DivergedError,
+    Recipe,
+    StoppedError,
+    load_split,
+    measure,
+    prepare,
+    train,
+)  # fmt: skip
+from training.images import normalise, whitening_filters
 
 SPACE = OpSubset(
     layers=(LayerSettings(channels=16), LayerSettings(channels=24, stride=2)),
@@ -136,3 +147,74 @@ def test_a_result_is_plain_json(digits):
     assert content["curves"]["train_loss"] == result.curves.train_loss
     assert content["peak_memory"] > 2**20
     assert 0 <= content["accuracy"] <= 1
+
+
+def test_an_average_of_the_weights_is_what_is_measured_and_kept(digits):
+    recipe = RECIPE.model_copy(update={"epochs": 4, "ema": 0.9})
+    model, result = trained(digits, recipe)
+    plain, other = trained(digits, recipe.model_copy(update={"ema": 0.0}))
+    assert result.curves.train_loss == other.curves.train_loss  # the training itself knows nothing of it
+    assert result.loss != other.loss
+    assert measure(model, load_split(digits, "validation"), digits.normalisation, recipe) == (
+        result.accuracy, result.loss,
+    )  # fmt: skip
+    assert not torch.equal(model.state_dict()["stem.0.weight"], plain.state_dict()["stem.0.weight"])
+
+
+def test_a_whitened_stem_is_set_and_not_learnt(digits):
+    recipe = RECIPE.model_copy(update={"whitening": True})
+    model, _ = trained(digits, recipe)
+    filters = whitening_filters(load_split(digits, "train"), digits.normalisation, SPACE.stem_channels, 3)
+    assert torch.equal(model.state_dict()["stem.0.weight"], filters)
+    splits = load_split(digits, "train"), load_split(digits, "validation")
+    with pytest.raises(InputError, match="does not begin with a convolution"):
+        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), *splits, digits.normalisation, recipe, 0, "a")
+
+
+def test_norm_scales_may_be_left_at_one(digits):
+    model, _ = trained(digits, RECIPE.model_copy(update={"train_norm_scales": False}))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all((norm.weight == 1).all() and norm.bias.any() for norm in norms)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_as_well(digits, precision):
+    recipe = RECIPE.model_copy(update={"epochs": 4, "precision": precision})
+    model, result = trained(digits, recipe)
+    _, full = trained(digits, recipe.model_copy(update={"precision": "float32"}))
+    assert result.curves.train_loss[-1] == pytest.approx(full.curves.train_loss[-1], rel=0.15)
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in model.state_dict().values())
+
+
+def test_adam_learns(digits):
+    changed = {"optimizer": "adam", "betas": (0.5, 0.999), "learning_rate": 0.01, "epochs": 4}
+    recipe = RECIPE.model_copy(update=changed)
+    _, result = trained(digits, recipe)
+    assert result.accuracy > 0.5
+
+
+def test_measuring_mirror_images_too(digits):
+    model, _ = trained(digits)
+    split = load_split(digits, "validation")
+    recipe = RECIPE.model_copy(update={"test_time_flip": True})
+    both = type(split)(torch.cat([split.images, split.images.flip(2)]), split.labels.repeat(2))
+    with torch.no_grad():
+        scores = model.eval()(normalise(both.images, digits.normalisation)).reshape(2, len(split), -1).mean(dim=0)
+    expected = (scores.argmax(dim=1) == split.labels).double().mean().item()
+    assert measure(model, split, digits.normalisation, recipe)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"ema": 0.9}, {"precision": "float16"}, {"optimizer": "adam", "learning_rate": 0.01}]
+)
+def test_every_kind_of_state_is_taken_up_again(digits, changed, tmp_path):
+    recipe = RECIPE.model_copy(update={"epochs": 3, **changed})
+    whole, result = trained(digits, recipe)
+    checkpoints = Checkpoints(tmp_path, "x", {}, 1e9)
+    asked = iter([False] * 17 + [True])
+    with pytest.raises(StoppedError):
+        trained(digits, recipe, checkpoints=checkpoints, stop=lambda: next(asked))
+    resumed, second = trained(digits, recipe, checkpoints=checkpoints)
+    assert second.curves == result.curves
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in resumed.state_dict().items())

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from training import Recipe
-from training.recipe import learning_rate
+from training.recipe import RECIPES, ema_decay, learning_rate
 
 recipes = st.builds(
     Recipe,
@@ -78,10 +78,49 @@ def test_steps_fall_by_their_factor():
         {"label_smoothing": 1},
         {"crop_padding": -1},
         {"gradient_clip": 0},
-        {"precision": "float16"},
+        {"precision": "float64"},
+        {"flip": "sometimes"},
+        {"betas": [0.9]},
+        {"base": "slow"},
+        {"base": 3},
+        "slow",
+        {"ema": 1},
+        {"cutout": -1},
         {"epoch": 3},
     ],
 )
 def test_settings_are_checked(wrong):
     with pytest.raises(ValidationError):
         Recipe.model_validate(wrong)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_by_name_is_its_differences_from_the_defaults(name):
+    recipe = Recipe.model_validate(name)
+    assert recipe == Recipe.model_validate({"base": name}) == Recipe.model_validate(RECIPES[name])
+    assert recipe.base is None
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+    changed = Recipe.model_validate({"base": name, "epochs": 3})
+    assert changed == recipe.model_copy(update={"epochs": 3})
+    assert all(getattr(Recipe(), key) != getattr(recipe, key) for key in RECIPES[name] if key not in ALSO_DEFAULT)
+
+
+ALSO_DEFAULT = {"epochs", "batch_size", "schedule"}  # said all the same: they are what the recipe is known by
+
+
+def test_the_published_recipes():
+    reference = Recipe.model_validate("reference")
+    assert (reference.batch_size, reference.epochs, reference.learning_rate, reference.momentum) == (1024, 60, 0.1, 0.9)
+    assert (reference.weight_decay, reference.schedule, reference.label_smoothing) == (4e-4, "step", 0.1)
+    families = Recipe.model_validate("families")
+    assert (families.optimizer, families.learning_rate, families.betas) == ("adam", 0.001, (0.5, 0.999))
+    assert (families.schedule, families.epochs) == ("cosine", 100)
+
+
+def test_the_average_forgets_its_first_steps_soon():
+    recipe = Recipe(ema=0.99)
+    found = [ema_decay(recipe, step) for step in range(2000)]
+    assert found[0] == pytest.approx(0.1)
+    assert found == sorted(found)
+    assert found[-1] == 0.99
+    assert ema_decay(Recipe(), 5) == 0

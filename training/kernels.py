@@ -1,0 +1,294 @@
+"""Faster layers for training on one core of a CPU, with the parameters, names and results of the ordinary ones.
+
+What PyTorch does there with a depthwise convolution's gradients is the trap: its generic fallbacks take up to forty
+times as long as the forward pass. Three ways out, by what is at hand (:mod:`training.native`):
+
+- compiled kernels: forward, both gradients, the ReLU in front; batch norm with the ReLU6 behind; sums of many terms;
+- without a compiler, the same convolution in other words: the input gradient at stride 1 is a convolution with the
+  flipped kernel, one with holes is an ordinary one on every second pixel;
+- anywhere but on a CPU in float32 or float64, the stock operators.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from supernet.network import Network
+from training.native import library
+
+_Untyped: TypeAlias = Any
+"""What autograd hands to a function has no type of its own, nor has an array of ctypes."""
+
+_REALS = {torch.float32: "float", torch.float64: "double"}
+
+
+@lru_cache
+def _kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
+    if dtype == torch.float32:
+        return library("float")
+    return library("double") if dtype == torch.float64 else None
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _like(tensor: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=tensor.dtype, memory_format=torch.channels_last)
+
+
+def _at(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _shape(x: Tensor, out: tuple[int, int], kernel: int, stride: int, dilation: int) -> _Untyped:
+    images, channels, height, width = x.shape
+    return (ctypes.c_int64 * 9)(images, height, width, channels, *out, kernel, stride, dilation)
+
+
+class _Depthwise(torch.autograd.Function):
+    """The compiled convolution, after a ReLU where asked."""
+
+    @staticmethod
+    def forward(ctx: _Untyped, x: Tensor, weight: Tensor, stride: int, dilation: int, relu: bool) -> Tensor:
+        x, weight = _dense(x), weight.contiguous()
+        images, channels, height, width = x.shape
+        y = _like(x, images, channels, -(-height // stride), -(-width // stride))
+        shape = _shape(x, (y.shape[2], y.shape[3]), weight.shape[2], stride, dilation)
+        kernels = _kernels(x.dtype)
+        assert kernels is not None
+        kernels.depthwise_forward(_at(x), _at(weight), _at(y), shape, int(relu))
+        ctx.save_for_backward(x, weight)
+        ctx.options = (shape, int(relu))
+        return y
+
+    @staticmethod
+    def backward(ctx: _Untyped, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        shape, relu = ctx.options
+        gradient = _dense(gradients[0])
+        of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        of_weight = torch.empty_like(weight)
+        kernels = _kernels(x.dtype)
+        assert kernels is not None
+        kernels.depthwise_backward(
+            _at(x), _at(weight), _at(gradient), _at(of_x), _at(of_weight), shape, relu,
+        )  # fmt: skip
+        return of_x, of_weight, None, None, None
+
+
+class _Flipped(torch.autograd.Function):
+    """An ordinary depthwise convolution of stride 1 whose input gradient is a convolution with the flipped kernel."""
+
+    @staticmethod
+    def forward(ctx: _Untyped, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, padding=weight.shape[2] // 2, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: _Untyped, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        gradient, border = _dense(gradients[0]), weight.shape[2] // 2
+        of_x = F.conv2d(gradient, weight.flip(2, 3), padding=border, groups=len(weight))
+        of_weight = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            weight,
+            None,
+            [1, 1],
+            [border, border],
+            [1, 1],
+            False,
+            [0, 0],
+            len(weight),
+            [False, True, False],
+        )[1]
+        return of_x, of_weight
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, relu: bool = False) -> Tensor:
+    """A depthwise convolution that keeps the side (divided by the stride, rounded up), after a ReLU where asked.
+
+    Args:
+        x: (batch, channels, height, width) on the CPU.
+        weight: (channels, 1, kernel, kernel), kernel odd.
+        stride, dilation: 1 or 2.
+    """
+    if _kernels(x.dtype) is not None and weight.shape[2] in (3, 5, 7):
+        result: Tensor = _Depthwise.apply(x, weight, stride, dilation, relu)
+        return result
+    return depthwise_in_torch(F.relu(x) if relu else x, weight, stride, dilation)
+
+
+def depthwise_in_torch(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+    """The same without a compiler."""
+    result: Tensor
+    if dilation == 2 and stride == 2:  # of every two pixels only the first is ever touched
+        result = _Flipped.apply(_dense(x[:, :, ::2, ::2]), weight)
+        return result
+    if dilation == 2:
+        images, channels, height, width = x.shape
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+        parts = [_dense(x[:, :, row::2, column::2]) for row in (0, 1) for column in (0, 1)]
+        done: Tensor = _Flipped.apply(torch.cat(parts), weight)
+        rows, columns = done.shape[2:]
+        grid = done.reshape(2, 2, images, channels, rows, columns).permute(2, 3, 4, 0, 5, 1)
+        return grid.reshape(images, channels, 2 * rows, 2 * columns)[:, :, :height, :width]
+    if stride == 1:
+        result = _Flipped.apply(x, weight)
+        return result
+    return F.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2, groups=len(weight))
+
+
+class _Norm(torch.autograd.Function):
+    """Batch norm by the batch's own statistics, clamped to 0..ceiling where that is positive."""
+
+    @staticmethod
+    def forward(
+        ctx: _Untyped, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, ceiling: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = _dense(x)
+        y, mean, variance = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+        pixels, channels = x.numel() // x.shape[1], x.shape[1]
+        tail = (ctypes.c_int64(pixels), ctypes.c_int64(channels), ctypes.c_double(epsilon), ctypes.c_double(ceiling))
+        kernels = _kernels(x.dtype)
+        assert kernels is not None
+        kernels.norm_forward(_at(x), _at(y), _at(weight), _at(bias), _at(mean), _at(variance), *tail)
+        ctx.save_for_backward(x, weight, bias, mean, variance)
+        ctx.tail = tail
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: _Untyped, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, variance = ctx.saved_tensors
+        gradient = _dense(gradients[0])
+        of_x, of_weight, of_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+        kernels = _kernels(x.dtype)
+        assert kernels is not None
+        kernels.norm_backward(
+            _at(x), _at(gradient), _at(of_x), _at(weight), _at(bias), _at(mean), _at(variance), _at(of_weight),
+            _at(of_bias), *ctx.tail,
+        )  # fmt: skip
+        return of_x, of_weight, of_bias, None, None
+
+
+class _Total(torch.autograd.Function):
+    """The sum of tensors of one shape."""
+
+    @staticmethod
+    def forward(ctx: _Untyped, *terms: Tensor) -> Tensor:
+        ctx.count = len(terms)
+        dense = [_dense(term) for term in terms]
+        result = torch.empty_like(dense[0])
+        pointers = (ctypes.c_void_p * len(dense))(*(term.data_ptr() for term in dense))
+        kernels = _kernels(result.dtype)
+        assert kernels is not None
+        kernels.total(pointers, ctypes.c_int64(len(dense)), _at(result), ctypes.c_int64(result.numel()))
+        return result
+
+    @staticmethod
+    def backward(ctx: _Untyped, *gradients: Tensor) -> tuple[Tensor, ...]:
+        count: int = ctx.count
+        return (gradients[0],) * count
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution, with the ReLU that stood before it."""
+
+    relu: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to (batch, channels, height / stride, width / stride), rounded up."""
+        if _is_here(x) and torch.is_grad_enabled():
+            return depthwise(x, self.weight, self.stride[0], self.dilation[0], self.relu)
+        return super().forward(F.relu(x) if self.relu else x)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm, with the ReLU6 that stood behind it where ``ceiling`` is 6 rather than 0."""
+
+    ceiling: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any (batch, channels, height, width) to the same."""
+        if self.training and _is_here(x) and _kernels(x.dtype) is not None and x.numel() > x.shape[1]:
+            y, mean, variance = _Norm.apply(x, self.weight, self.bias, self.eps, self.ceiling)
+            with torch.no_grad():
+                pixels = x.numel() // x.shape[1]
+                assert self.num_batches_tracked is not None
+                assert self.running_mean is not None
+                assert self.running_var is not None
+                assert self.momentum is not None
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * (pixels / (pixels - 1)), self.momentum)
+            result: Tensor = y
+            return result
+        y = super().forward(x)
+        return F.hardtanh(y, 0.0, self.ceiling) if self.ceiling > 0 else y
+
+
+def total(terms: list[Tensor]) -> Tensor:
+    """The sum of tensors of one shape, in one pass where there are kernels."""
+    first = terms[0]
+    if len(terms) > 2 and first.ndim == 4 and _is_here(first) and _kernels(first.dtype) is not None:
+        result: Tensor = _Total.apply(*terms)
+        return result
+    return sum(terms[1:], first)
+
+
+def _is_here(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in _REALS and type(x) is Tensor
+
+
+def speed_up(network: nn.Module) -> None:
+    """Put faster layers in the place of those that have one. Parameters stay the same tensors under the same names.
+
+    Does nothing that another device or precision would notice: there the layers fall back to the stock operators.
+    """
+    for module in network.modules():
+        if isinstance(module, Network):
+            module.total = total
+    for chain in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for position, layer in enumerate(list(chain)):
+            before = chain[position - 1] if position else None
+            after = chain[position + 1] if position + 1 < len(chain) else None
+            if type(layer) is nn.Conv2d and _is_depthwise(layer):
+                relu = type(before) is nn.ReLU
+                if relu:
+                    chain[position - 1] = nn.Identity()
+                _become(layer, DepthwiseConv2d, relu=relu)
+            elif type(layer) is nn.BatchNorm2d and layer.affine and layer.track_running_stats and layer.momentum:
+                ceiling = 6.0 if type(after) is nn.ReLU6 else 0.0
+                if ceiling:
+                    chain[position + 1] = nn.Identity()
+                _become(layer, BatchNorm2d, ceiling=ceiling)
+
+
+def _become(layer: nn.Module, kind: type[nn.Module], **attributes: object) -> None:
+    layer.__class__ = kind
+    for name, value in attributes.items():
+        setattr(layer, name, value)
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    kernel, stride, dilation = layer.kernel_size[0], layer.stride[0], layer.dilation[0]
+    return (
+        layer.groups == layer.in_channels == layer.out_channels > 1
+        and layer.kernel_size == (kernel, kernel)
+        and kernel in (3, 5, 7)
+        and layer.stride == (stride, stride)
+        and stride in (1, 2)
+        and layer.dilation == (dilation, dilation)
+        and dilation in (1, 2)
+        and layer.padding == (dilation * (kernel - 1) // 2,) * 2
+        and layer.bias is None
+        and layer.padding_mode == "zeros"
+    )
