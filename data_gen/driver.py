@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,9 @@ from supernet.settings import UnavailableError
 from training import DataInfo, Recipe
 from training.devices import gpu_names
 from training.native import build
+
+_TAIL = 4
+"""How many jobs of each worker are handed out longest first, at the end of the queue."""
 
 _STOP_SECONDS = 8.0
 """How long a worker may take to leave its checkpoint: a driver that is asked to stop is gone within 10 s."""
@@ -154,15 +157,16 @@ def run_jobs(
     stages = {job.stage for job in jobs}
     results = {number: accuracy for stage in stages for number, accuracy in store.accuracies(stage).items()}
     failed = {failure.job.id for stage in stages for failure in store.failures(stage, settings.retries)}
-    waiting = deque(job for job in jobs if job.id not in results and job.id not in failed)
+    waiting = [job for job in jobs if job.id not in results and job.id not in failed]
     accuracies = [results[job.id] for job in jobs if job.id in results]
-    pool = _Pool(store, waiting, task, settings)
+    pool = _Pool(store, deque(), task, settings)
     pool.done, pool.failed = len(accuracies), sum(job.id in failed for job in jobs)
     pool.best = max(accuracies, default=None)
     pool.clear_checkpoints([job for job in jobs if job.id in results])  # a driver may have died after a commit
     with _Signals() as signals:
         try:
             devices = device_names(settings)[: len(waiting)]
+            pool.waiting.extend(longest_last(waiting, len(devices), store.sizes()))
             if "cpu" in devices:
                 build()  # once, and not by all workers at the same time
             for device in devices:
@@ -178,6 +182,20 @@ def run_jobs(
                 progress(Progress(pool.done, pool.failed, len(jobs), (), pool.best))
         finally:
             pool.stop()
+
+
+def longest_last(jobs: Sequence[Job], workers: int, sizes: Mapping[str, float]) -> list[Job]:
+    """The jobs in their order, but for the last few of each worker: of these the longest comes first.
+
+    All workers then end at nearly the same time (Graham 1969). Sorting everything would gain nothing more, and whoever
+    stops early would be left with labels of large networks alone.
+
+    Args:
+        sizes: of each architecture, by key, in proportion to the time that its training takes.
+    """
+    tail = _TAIL * workers
+    head, rest = jobs[: max(0, len(jobs) - tail)], jobs[max(0, len(jobs) - tail) :]
+    return [*head, *sorted(rest, key=lambda job: -sizes.get(job.architecture.key, 0.0))]
 
 
 class _Signals:
