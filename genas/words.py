@@ -100,7 +100,7 @@ def retrained(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_LABELS = {"validation": "validation accuracy", "train": "training accuracy", "tse": "minus the sum of losses"}
+_KINDS = ("validation", "train", "tse")
 
 
 def compared(result: dict[str, Any]) -> str:
@@ -110,12 +110,12 @@ def compared(result: dict[str, Any]) -> str:
         f"fidelity: Kendall tau of cheap labels against the full recipe's ({full['epochs']} epochs, "
         f"{full['train_images']:,} images of {full['input_size']}x{full['input_size']}) on {result['architectures']} "
         "architectures",
-        "  (larger is better, 95 % interval over architectures; cost is exact, epochs x images x MACs; "
-        "tse is minus the sum of the training losses)",
-        f"  {'setting':28} {'cost':>6} {'seconds':>7}  " + "  ".join(f"{kind:21}" for kind in _LABELS),
+        "  larger is better, 95 % interval over architectures; cost is exact: epochs x images x MACs",
+        "  labels: validation accuracy, training accuracy of the last epoch, minus the sum of training losses (tse)",
+        f"  {'setting':28} {'cost':>6} {'seconds':>7}  " + "  ".join(f"{kind:21}" for kind in _KINDS),
     ]
     for name, entry in result["settings"].items():
-        taus = "  ".join(_tau(entry["labels"][kind]) for kind in _LABELS if kind in entry["labels"])
+        taus = "  ".join(_tau(entry["labels"][kind]) for kind in _KINDS if kind in entry["labels"])
         fewer = f"  ({entry['architectures']} only)" if entry["architectures"] < result["architectures"] else ""
         lines.append(f"  {name:28} {entry['cost']:6.1%} {entry['seconds_share']:7.1%}  {taus or 'too few'}{fewer}")
     if result["macs"] is not None:
@@ -142,12 +142,12 @@ def picked(result: dict[str, Any]) -> list[str]:
     if pick is None:
         tau, name, kind = max(taus)
         return [
-            f"no pick: none of {len(taus)} labels reaches tau {threshold:g}; the nearest is {name}, {_LABELS[kind]}, "
+            f"no pick: none of {len(taus)} labels reaches tau {threshold:g}; the nearest is {name}, {kind}, "
             f"with {tau:.3f} at {result['settings'][name]['cost']:.1%} of the cost"
         ]
     low = pick["tau_ci95"][0]
     lines = [
-        f"pick: {pick['setting']}, {_LABELS[pick['label']]}: tau {pick['tau']:.3f} at {pick['cost']:.1%} of the cost, "
+        f"pick: {pick['setting']}, {pick['label']}: tau {pick['tau']:.3f} at {pick['cost']:.1%} of the cost, "
         f"the cheapest of {len(taus)} labels with at least {threshold:g}"
     ]
     if low < threshold:
