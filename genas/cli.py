@@ -186,9 +186,13 @@ def fidelity(
 
     with Display(quiet=as_json) as display:
         result = stage(loaded, display.stage, setting, everything)
-    name = "NAME" if result["pick"] is None else result["pick"]["setting"]
-    following = f"genas fidelity {source} --setting {name} --all | genas export-table {loaded.name} --out labels.jsonl"
-    _answer(result, as_json, compared(result), f"Saved in {loaded.folder / 'fidelity.json'}. Next: {following}")
+    lines = [f"Saved in {loaded.folder / 'fidelity.json'}."]
+    if result["pick"] is not None:
+        lines.append(
+            f"Next: genas fidelity {source} --setting {result['pick']['setting']} --all | "
+            f"genas export-table {loaded.name} --out labels.jsonl"
+        )
+    _answer(result, as_json, compared(result), *lines)
     _exit_if_failed(result)
 
 

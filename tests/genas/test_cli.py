@@ -153,7 +153,11 @@ class TestAnswers:
         answer = genas("fidelity", "tiny", *settings)
         assert answer.code == 0
         assert "on 3 architectures" in answer.out
-        assert f"Saved in {logs / 'tiny' / 'fidelity.json'}. Next: genas fidelity tiny --setting " in answer.out
+        assert f"Saved in {logs / 'tiny' / 'fidelity.json'}.\n" in answer.out
+        picked = "pick: short" in answer.out
+        assert (
+            picked == ("Next: genas fidelity tiny --setting short --all" in answer.out) == ("no pick" not in answer.out)
+        )
         assert "short: 3 of 3" in answer.err
         again = genas("fidelity", "tiny", *settings, "--json")
         assert (again.code, again.err) == (0, "")

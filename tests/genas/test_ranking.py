@@ -1,4 +1,7 @@
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -72,8 +75,6 @@ def test_agreement_of_known_orders():
 @pytest.fixture(scope="module")
 def measured(finished, tmp_path_factory):
     """A finished run with cheap labels, and what measuring them gave. Not to be changed."""
-    import shutil
-
     logs = tmp_path_factory.mktemp("measured")
     shutil.copytree(finished.run.folder, logs / "tiny")
     run = load_run("tiny", [CHEAP], logs)
@@ -83,8 +84,6 @@ def measured(finished, tmp_path_factory):
 
 @pytest.fixture
 def again(measured, tmp_path):
-    import shutil
-
     shutil.copytree(measured[0].folder, tmp_path / "logs" / "tiny")
     return load_run("tiny", logs=tmp_path / "logs")
 
@@ -187,6 +186,16 @@ class TestMeasuring:
                     f"fidelity_{name}_{kind}": v for name, kinds in known[row.id].items() for kind, v in kinds.items()
                 }
                 assert row.features == named
+
+    def test_a_damaged_cheap_label_is_trained_again_and_nothing_else(self, again, measured):
+        before = committed(again)
+        with closing(sqlite3.connect(again.store)) as connection:
+            (job,) = connection.execute("SELECT MIN(id) FROM jobs WHERE stage = 'fidelity-few'").fetchone()
+            connection.execute("UPDATE results SET accuracy = 1 - accuracy WHERE job = ?", (job,))
+            connection.commit()
+        result, after = fidelity(again), committed(again)
+        assert {number for number in before if after[number] != before[number]} == {job}
+        assert [row["labels"]["few"] for row in result["rows"]] == [row["labels"]["few"] for row in measured[2]["rows"]]
 
     def test_what_is_asked_wrongly(self, again):
         with pytest.raises(InputError, match="Did you mean 'short'"):
