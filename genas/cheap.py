@@ -15,6 +15,9 @@ from training import DataInfo, DataSettings, Recipe, prepare
 PREFIX = "fidelity-"
 """What the stage of a cheap setting begins with in a store; fit for the name of a checkpoint's file."""
 
+_PIXELS = ("crop_padding",)
+"""Settings of a recipe that count pixels, which are scaled with the pictures and rounded up."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 
 
@@ -85,8 +88,9 @@ def default_settings(space: AnySpace, info: DataInfo, recipe: Recipe) -> dict[st
         "quarter_images": {"train_images": images},
     }
     together: dict[str, dict[str, float]] = {}
-    if space.input_size >= 8:
-        savings["half_side"] = {"input_size": space.input_size // 2}
+    side = space.input_size // 2
+    if side >= 4 and _with_side(space, side) is not None:
+        savings["half_side"] = {"input_size": side}
         together["half_epochs_half_side"] = savings["half_epochs"] | savings["half_side"]
         together["quarter_epochs_half_side"] = savings["quarter_epochs"] | savings["half_side"]
     if hasattr(space, "narrower"):
@@ -132,24 +136,30 @@ def cheapen(
         update={
             "epochs": epochs,
             "step_epochs": max(1, round(recipe.step_epochs * epochs / recipe.epochs)),
-            "crop_padding": -(-recipe.crop_padding * side // space.input_size),
             "validate_every": epochs,  # only the last look is a label
+            **{key: -(-getattr(recipe, key) * side // space.input_size) for key in _PIXELS},
         }
     )
     return Cheap(name, setting, _smaller(where, space, side, setting.width), info, recipe)
 
 
-def _smaller(where: str, space: AnySpace, side: int, width: float | None) -> AnySpace:
+def _with_side(space: AnySpace, side: int) -> AnySpace | None:
+    """The space for pictures of another side; None where it takes none so small."""
     try:
-        if side != space.input_size:
-            space = type(space).model_validate({**space.model_dump(), "input_size": side})
-    except ValidationError as error:
-        raise InputError(f"{where}.input_size: space {space.name!r} takes no pictures of {side}x{side}") from error
+        return type(space).model_validate({**space.model_dump(), "input_size": side})
+    except ValidationError:
+        return None
+
+
+def _smaller(where: str, space: AnySpace, side: int, width: float | None) -> AnySpace:
+    resized = space if side == space.input_size else _with_side(space, side)
+    if resized is None:
+        raise InputError(f"{where}.input_size: space {space.name!r} takes no pictures of {side}x{side}")
     if width is None:
-        return space
-    if not hasattr(space, "narrower"):  # not every space can be scaled
+        return resized
+    if not hasattr(resized, "narrower"):  # not every space can be scaled
         raise InputError(f"{where}.width: space {space.name!r} cannot be made narrower; leave width out")
-    return space.narrower(width)
+    return resized.narrower(width)
 
 
 def training_macs(space: AnySpace, info: DataInfo, recipe: Recipe, choices: Choices) -> int:

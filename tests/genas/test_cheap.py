@@ -1,8 +1,10 @@
+from typing import Annotated
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from genas.cheap import CheapSetting, FidelitySettings, cheapen, default_settings, training_macs
 from genas.config import load_run
@@ -58,16 +60,22 @@ def test_defaults_that_save_nothing_or_are_the_same_are_left_out(info):
 class Rigid(OpSubset):
     """A space that cannot be scaled, as any may be."""
 
+    input_size: Annotated[int, Field(ge=8)] = 8
+
     @property
     def narrower(self):
         raise AttributeError("narrower")
 
 
-def test_a_space_that_cannot_be_scaled_has_no_default_width_and_refuses_one(info):
+def test_a_space_that_cannot_be_scaled_has_no_such_defaults_and_refuses_them(info):
     rigid = Rigid.model_validate(SPACE.model_dump())
-    assert not [name for name in default_settings(rigid, info, RECIPE) if "width" in name]
+    assert list(default_settings(rigid, info, RECIPE)) == [
+        "half_epochs", "quarter_epochs", "eighth_epochs", "quarter_images",
+    ]  # fmt: skip
     with pytest.raises(InputError, match=r"fidelity\.settings\.thin\.width: space 'op_subset' cannot be made narrower"):
         cheapen("thin", CheapSetting(width=0.5), rigid, info, DATA, RECIPE)
+    with pytest.raises(InputError, match=r"small\.input_size: space 'op_subset' takes no pictures of 4x4"):
+        cheapen("small", CheapSetting(input_size=4), rigid, info, DATA, RECIPE)
 
 
 def test_fewer_epochs_have_a_schedule_of_their_own(info):
