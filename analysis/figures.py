@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -87,6 +87,43 @@ def accuracy_against_cost(
         return _svg(figure, "cost", f"{unit} against {cost} of {len(points)} generated architectures")
 
 
+def tau_against_cost(
+    kinds: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    threshold: float,
+    baseline: float | None,
+    pick: tuple[float, float] | None,
+) -> str:
+    """Kendall tau of cheap labels with its interval against what they cost.
+
+    Args:
+        kinds: (cost in percent, tau, lower and upper end of the interval) for each kind of label.
+        baseline: tau of MACs alone.
+        pick: (cost in percent, tau) of the label that was picked.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(5.2, 3.9)
+        shifts, colors = (0.96, 1.0, 1.04), (_FIRST, _SECOND, _THIRD)  # side by side where costs are equal
+        for (kind, rows), shift, color, marker in zip(kinds.items(), shifts, colors, "os^", strict=False):
+            cost, tau, low, high = np.array(rows).T
+            beside = cost * shift
+            axes.vlines(beside, low, high, color=color, linewidth=1.2, alpha=0.55)
+            axes.plot(beside, tau, marker, color=color, markersize=5, label=kind, zorder=3)
+            if pick is not None and pick in zip(cost.tolist(), tau.tolist(), strict=True):
+                axes.plot(pick[0] * shift, pick[1], "o", color=_INK, markersize=12, fillstyle="none", label="pick")
+                pick = None
+        axes.axhline(threshold, color=_MUTED, linewidth=1.2, linestyle="--", label="threshold")
+        if baseline is not None:
+            axes.axhline(baseline, color=_MUTED, linewidth=1.2, linestyle=":", label="MACs alone")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("cost (% of the full recipe's epochs x images x MACs)")
+        axes.set_ylabel("Kendall tau against full labels")
+        _legend(figure, axes, 3)
+        return _svg(figure, "fidelity", "Kendall tau of cheap labels against their cost")
+
+
 def search_curve(evolution: Points, random: Points, unit: str) -> str:
     """Best prediction so far against predictor queries, of evolution and of random search."""
     with mpl.rc_context(_STYLE):
@@ -139,13 +176,13 @@ def _scatter(axes: Axes, points: Points, label: str) -> None:
     axes.scatter(x, y, s=size, color=color, alpha=0.65, linewidths=0, label=label, zorder=3, rasterized=many)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes, columns: int | None = None) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles,
         labels,
         loc="outside upper left",
-        ncols=len(labels),
+        ncols=columns or len(labels),
         handlelength=1.6,
         columnspacing=1.1,
         handletextpad=0.5,

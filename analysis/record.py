@@ -68,6 +68,37 @@ class Evaluation(_Content):
         return is_fraction(self.metric, [row.measured for row in self.held_out])
 
 
+class CheapLabels(_Content):
+    """What one cheap setting costs, as shares of the full recipe, and how each kind of its labels ranks."""
+
+    epochs: int
+    train_images: int
+    input_size: int
+    width: float
+    architectures: int
+    cost: float = Field(gt=0)
+    seconds_share: float
+    labels: dict[str, ModelTau]
+
+
+class Pick(ModelTau):
+    """The cheapest label that ranks well enough."""
+
+    setting: str
+    label: str
+    cost: float
+
+
+class Fidelity(_Content):
+    """``fidelity.json``."""
+
+    architectures: int
+    threshold: float
+    settings: dict[str, CheapLabels]
+    macs: ModelTau | None
+    pick: Pick | None
+
+
 class Costed(_Content):
     """An architecture and its exact costs for one image."""
 
@@ -208,12 +239,15 @@ class Record:
     """Everything that the report is written from. What a stage has not written yet is None or empty.
 
     Attributes:
+        cheap: the trainings of each cheap setting, by the name of its stage.
         config: the resolved configuration, empty where there is none.
     """
 
     folder: Path
     generate: Trainings
     retraining: Trainings
+    cheap: Mapping[str, Trainings]
+    fidelity: Fidelity | None
     evaluation: Evaluation | None
     search: Search | None
     winner: Winner | None
@@ -275,6 +309,7 @@ def read_record(folder: Path) -> Record:
     evaluation = _read(folder / "predictor" / "evaluation.json", Evaluation)
     config, config_text = _read_config(folder / "config.yml")
     generate = retraining = Trainings()
+    cheap: dict[str, Trainings] = {}
     if (folder / "store.db").is_file():
         workers = config.get("workers")
         retries = workers.get("retries") if isinstance(workers, dict) else None
@@ -282,6 +317,8 @@ def read_record(folder: Path) -> Record:
         try:
             generate = _trainings(store, "generate", retries)
             retraining = _trainings(store, "retrain", retries)
+            others = [stage for stage in store.stages() if stage not in ("generate", "retrain")]
+            cheap = {stage: _trainings(store, stage, retries) for stage in others}
         finally:
             store.close()
     elif evaluation is None:
@@ -290,6 +327,8 @@ def read_record(folder: Path) -> Record:
         folder,
         generate,
         retraining,
+        cheap,
+        _read(folder / "fidelity.json", Fidelity),
         evaluation,
         _read(folder / "winner" / "search.json", Search),
         _read(folder / "winner" / "architecture.json", Winner),

@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis import figures, words
 from analysis.drawing import draw_graph
-from analysis.record import Costed, Evaluation, Record, is_fraction
+from analysis.record import Costed, Evaluation, Fidelity, Record, Trainings, is_fraction
 from data_gen.store import Failure
 from supernet.graph import graph_from_json
 
@@ -114,6 +114,8 @@ def summary(record: Record) -> list[tuple[str, str]]:
     if evaluation is not None:
         lines.append(("Predictor", f"{words.trust(evaluation)}."))
         lines.append(("Label noise", f"{words.noise(evaluation.label_noise, evaluation.is_fraction)}."))
+    if record.fidelity is not None:
+        lines.append(("Cheap labels", f"{words.cheapest(record.fidelity)}."))
     if record.generated:
         best_label = max(record.generated, key=lambda row: row.accuracy)
         lines.append(
@@ -131,6 +133,7 @@ def sections(record: Record) -> list[Section]:
     return [
         _predicted(record),
         _accuracy(record),
+        *([_fidelity(record.fidelity)] if record.fidelity is not None else []),
         _search(record),
         _drawing(record),
         _retrain(record),
@@ -279,6 +282,53 @@ def _accuracy(record: Record) -> Section:
     return Section(
         key, title, text=text, figure=figure, caption=caption,
         details=[_data(("architecture", *words.COSTS, "validation_accuracy", "trainings"), rows)],
+    )  # fmt: skip
+
+
+def _fidelity(fidelity: Fidelity) -> Section:
+    kinds = list(dict.fromkeys(kind for entry in fidelity.settings.values() for kind in entry.labels))
+    measured = {
+        kind: [
+            (100 * entry.cost, entry.labels[kind].tau, *entry.labels[kind].tau_ci95)
+            for entry in fidelity.settings.values()
+            if kind in entry.labels
+        ]
+        for kind in kinds
+    }
+    pick = None if fidelity.pick is None else (100 * fidelity.pick.cost, fidelity.pick.tau)
+    baseline = None if fidelity.macs is None else fidelity.macs.tau
+    shown = {words.LABELS.get(kind, kind): rows for kind, rows in measured.items()}
+    figure = figures.tau_against_cost(shown, fidelity.threshold, baseline, pick) if kinds else ""
+    rows = [
+        (
+            name,
+            f"{entry.epochs:,}",
+            f"{entry.train_images:,}",
+            f"{entry.input_size}",
+            f"{entry.width:g}",
+            f"{100 * entry.cost:.1f}",
+            f"{100 * entry.seconds_share:.1f}",
+            *(words.tau_and_interval(entry.labels[kind]) if kind in entry.labels else "" for kind in kinds),
+        )
+        for name, entry in fidelity.settings.items()
+    ]
+    head = ("setting", "epochs", "images", "side", "width", "cost (%)", "time (%)")
+    table = Table((*head, *(f"tau of {words.LABELS.get(kind, kind)}" for kind in kinds)), rows)
+    caption = (
+        f"Kendall tau of each cheap label against the validation accuracy of the full recipe, on "
+        f"{words.count(fidelity.architectures, 'architecture')}; larger is better, lines are 95 % intervals from "
+        f"resampling the architectures. Cost is epochs × images × MACs, exact; time is what was measured, validation "
+        f"included. Source: fidelity.json, from store.db."
+    )
+    data = [
+        (name, kind, entry.cost, entry.seconds_share, label.tau, *label.tau_ci95, entry.architectures)
+        for name, entry in fidelity.settings.items()
+        for kind, label in entry.labels.items()
+    ]
+    columns = ("setting", "label", "cost", "seconds_share", "tau", "low", "high", "architectures")
+    return Section(
+        "fidelity", "Cheap labels", text=[f"{words.cheapest(fidelity)}."], figure=figure, caption=caption,
+        tables=[table], details=[_data(columns, data)],
     )  # fmt: skip
 
 
@@ -450,15 +500,20 @@ def quartiles(grouped: Mapping[int, Sequence[float]]) -> list[tuple[int, int, fl
     return rows
 
 
+def _stages(record: Record) -> list[tuple[str, Trainings]]:
+    """Every stage that trains, by its name, in order."""
+    return [("generate", record.generate), *record.cheap.items(), ("retrain", record.retraining)]
+
+
 def _failures(record: Record) -> Section:
     key, title = "failures", "Failures"
     rows = [
         (stage, failure.kind, failure.job.architecture.key, str(failure.job.seed), str(failure.attempts),
          _tried_again(trainings.final, failure), failure.message)
-        for stage, trainings in (("generate", record.generate), ("retrain", record.retraining))
+        for stage, trainings in _stages(record)
         for failure in trainings.failures
     ]  # fmt: skip
-    cut = sum(label.pieces > 1 for kind in (record.generate, record.retraining) for label in kind.results)
+    cut = sum(label.pieces > 1 for _, trainings in _stages(record) for label in trainings.results)
     text = [
         f"{words.count(cut, 'training')} had each batch cut in pieces, for want of memory: batch norms there saw "
         f"fewer images at a time."
@@ -484,7 +539,7 @@ def _tried_again(final: frozenset[int] | None, failure: Failure) -> str:
 
 def _time(record: Record) -> Section:
     rows = []
-    for stage, trainings in (("generate", record.generate), ("retrain", record.retraining)):
+    for stage, trainings in _stages(record):
         results = trainings.results
         if results or trainings.seconds:
             rows.append(
@@ -502,7 +557,7 @@ def _time(record: Record) -> Section:
         rows.insert(1, ("fit", words.duration(record.evaluation.seconds), "1", "", "", "", ""))
     if record.search is not None:
         rows.insert(2, ("search", words.duration(record.search.seconds), "1", "", "", "", ""))
-    order = ("generate", "fit", "search", "retrain")
+    order = ("generate", *record.cheap, "fit", "search", "retrain")
     rows.sort(key=lambda row: order.index(row[0]))
     times = Table(
         ("stage", "wall time", "calls", "trainings", "training time, all workers", "median training",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from analysis.record import Evaluation, Gain, LabelNoise, Record, Role
+from analysis.record import Evaluation, Fidelity, Gain, LabelNoise, ModelTau, Record, Role
 
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -18,6 +18,9 @@ COSTS = {
 }
 
 ROLES = {"winner": "winner", "best_generated": "best generated", "random_same_macs": "random, same MACs"}
+
+LABELS = {"validation": "validation accuracy", "train": "training accuracy", "tse": "minus sum of losses"}
+"""Kinds of label that a cheap training gives."""
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -122,6 +125,31 @@ def tau(value: float) -> str:
 def interval(ends: tuple[float, float]) -> str:
     """Both ends of an interval of Kendall tau."""
     return f"{tau(ends[0])}{_SPACE}to{_SPACE}{tau(ends[1])}"
+
+
+def tau_and_interval(value: ModelTau) -> str:
+    """Kendall tau with its interval in brackets."""
+    return f"{tau(value.tau)} [{tau(value.tau_ci95[0])}, {tau(value.tau_ci95[1])}]"
+
+
+def cheapest(fidelity: Fidelity) -> str:
+    """What the measurement of cheap settings comes to."""
+    pick, labels = fidelity.pick, sum(len(entry.labels) for entry in fidelity.settings.values())
+    if pick is None:
+        return f"none of {count(labels, 'cheap label')} reaches Kendall tau {tau(fidelity.threshold)}"
+    text = (
+        f"{pick.setting}, {LABELS.get(pick.label, pick.label)}, ranks with Kendall tau {tau_and_interval(pick)} at "
+        f"{percent(pick.cost)} of the cost: the cheapest of {count(labels, 'label')} with at least "
+        f"{tau(fidelity.threshold)}"
+    )
+    if pick.tau_ci95[0] < fidelity.threshold:
+        text += (
+            f"; its interval reaches below that, so {count(fidelity.architectures, 'architecture')} do not show that "
+            f"it ranks so well, and being chosen among {labels} flatters it"
+        )
+    if fidelity.macs is not None and fidelity.macs.tau >= pick.tau:
+        text += "; MACs alone rank as well, and cost nothing"
+    return text
 
 
 def noise(value: LabelNoise | None, fraction: bool) -> str:

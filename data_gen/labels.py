@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -20,20 +21,25 @@ def label_table(store: Store, space: SearchSpace) -> LabelTable:
     ``accuracy`` is the mean over the seeds trained so far; ``accuracy_seed0``, ``accuracy_seed1``, ... the
     single trainings of those trained more than once; ``loss`` and ``seconds`` are means too.
     """
-    return LabelTable(tuple(_row(trained, space) for trained in store.labels_by_architecture("generate")))
+    return LabelTable(tuple(_row(trained, space, {}) for trained in store.labels_by_architecture("generate")))
 
 
-def write_label_table(store: Store, space: SearchSpace, path: Path) -> int:
+def write_label_table(
+    store: Store, space: SearchSpace, path: Path, features: Mapping[str, Mapping[str, float]] | None = None
+) -> int:
     """Write :func:`label_table` as a graph-table file; returns the number of rows.
 
     Its graphs are never all in memory. Raises UnavailableError where the folder cannot be written.
+
+    Args:
+        features: numbers of an architecture besides its labels, by its key.
     """
-    count = 0
+    count, known = 0, features or {}
 
     def lines() -> Iterator[bytes]:
         nonlocal count
         trained = store.labels_by_architecture("generate")
-        while rows := [_row(labels, space) for labels in islice(trained, _ROWS_AT_ONCE)]:
+        while rows := [_row(labels, space, known) for labels in islice(trained, _ROWS_AT_ONCE)]:
             count += len(rows)
             yield b"".join([table_line(row) for row in rows])
 
@@ -41,7 +47,7 @@ def write_label_table(store: Store, space: SearchSpace, path: Path) -> int:
     return count
 
 
-def _row(trained: Sequence[Label], space: SearchSpace) -> LabelRow:
+def _row(trained: Sequence[Label], space: SearchSpace, features: Mapping[str, Mapping[str, float]]) -> LabelRow:
     first = trained[0]
     if len(trained) == 1:
         metrics = {"accuracy": first.accuracy, "loss": first.loss, "seconds": first.seconds}
@@ -52,4 +58,16 @@ def _row(trained: Sequence[Label], space: SearchSpace) -> LabelRow:
         }
         metrics |= {f"accuracy_seed{number}": label.accuracy for number, label in enumerate(trained)}
     architecture = first.architecture
-    return LabelRow(first.key, space.graph(architecture), metrics, {}, architecture.choices)
+    return LabelRow(first.key, space.graph(architecture), metrics, features.get(first.key, {}), architecture.choices)
+
+
+def cheap_labels(store: Store, stage: str) -> Iterator[tuple[Label, dict[str, float]]]:
+    """What each training of a stage says of its architecture, cheaply; higher is better in all.
+
+    ``validation`` is the validation accuracy and ``train`` the training accuracy of the last epoch, fractions;
+    ``tse`` is minus the sum of the epochs' mean training losses (Ru et al. 2021), in nats.
+    """
+    for label in store.labels(stage):
+        for curves in store.curves([label.job]):
+            losses, accuracies = curves["train_loss"], curves["train_accuracy"]
+            yield label, {"validation": label.accuracy, "train": accuracies[-1], "tse": -math.fsum(losses)}

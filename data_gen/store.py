@@ -289,6 +289,10 @@ class Store:
         rows = self._connection.execute("SELECT time, message FROM events WHERE kind = ? ORDER BY id", (kind,))
         return [(float(moment), str(message)) for moment, message in rows]
 
+    def stages(self) -> list[str]:
+        """The stages that have jobs, in the order of their names."""
+        return [str(stage) for (stage,) in self._connection.execute("SELECT DISTINCT stage FROM jobs ORDER BY stage")]
+
     def jobs(self, stage: str) -> list[Job]:
         """All jobs of a stage, in the order in which they were planned."""
         rows = self._connection.execute(

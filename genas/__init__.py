@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from genas.generating import export_table, generate
     from genas.overview import evaluate
     from genas.pipeline import run_all
+    from genas.ranking import fidelity
     from genas.retraining import retrain
     from genas.searching import search
     from genas.standing import report, status
@@ -40,6 +41,7 @@ _HOMES = {
     "doctor": "genas.examining",
     "evaluate": "genas.overview",
     "export_table": "genas.generating",
+    "fidelity": "genas.ranking",
     "fit": "genas.fitting",
     "generate": "genas.generating",
     "load_run": "genas.config",
@@ -59,6 +61,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export_table",
+    "fidelity",
     "fit",
     "generate",
     "load_run",

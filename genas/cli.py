@@ -166,6 +166,37 @@ def retrain(source: Source, overrides: Overrides = None, logs: Logs = "logs", as
 
 
 @app.command()
+def fidelity(
+    source: Source,
+    setting: Annotated[
+        str | None, typer.Option("--setting", metavar="NAME", help="Train this cheap setting only.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --setting: train it for every architecture of the plan.")
+    ] = False,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """Measure how well cheap trainings rank architectures as the full recipe does; pick the cheapest."""
+    loaded = _load(source, overrides, logs)
+    from genas.display import Display
+    from genas.ranking import fidelity as stage
+    from genas.words import compared
+
+    with Display(quiet=as_json) as display:
+        result = stage(loaded, display.stage, setting, everything)
+    lines = [f"Saved in {loaded.folder / 'fidelity.json'}."]
+    if result["pick"] is not None:
+        lines.append(
+            f"Next: genas fidelity {source} --setting {result['pick']['setting']} --all | "
+            f"genas export-table {loaded.name} --out labels.jsonl"
+        )
+    _answer(result, as_json, compared(result), *lines)
+    _exit_if_failed(result)
+
+
+@app.command()
 def report(name: RunName, logs: Logs = "logs") -> None:
     """Write one self-contained report.html for a run."""
     from analysis import write_report

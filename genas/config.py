@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 
 from data_gen import GenerateSettings, WorkerSettings
 from evolution import SearchSettings
+from genas.cheap import FidelitySettings
 from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_file, validate
 from predictor import GraphPredictorSettings
 from supernet import COST_NAMES, InputError, OpSubset, Settings
@@ -92,6 +93,7 @@ class RunSettings(Settings):
     limits: dict[CostName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     generate: GenerateSettings = GenerateSettings()
     workers: WorkerSettings = WorkerSettings()
+    fidelity: FidelitySettings = FidelitySettings()
     fit: FitSettings = FitSettings()
     search: SearchSettings = SearchSettings()
     retrain: RetrainSettings = RetrainSettings()

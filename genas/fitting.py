@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +119,25 @@ def _table_digest(table: LabelTable, metric: str) -> str:
 
 
 def _label_noise(table: LabelTable, metric: str) -> dict[str, float] | None:
+    twice = [row for row in table.rows if f"{metric}_seed1" in row.metrics]
+    return noise_between([(row.metrics[f"{metric}_seed0"], row.metrics[f"{metric}_seed1"]) for row in twice])
+
+
+def noise_between(pairs: Sequence[tuple[float, float]]) -> dict[str, float] | None:
     """How far two trainings of one architecture agree, and what a perfect predictor would reach on one of them.
 
     If the labels are Gaussian, tau gives their correlation r = sin(pi tau / 2) (Greiner 1909); what is free of
     noise correlates with one noisy label by the square root of r (Spearman 1904).
+
+    Args:
+        pairs: the labels of each architecture's first and second training; None is the answer for fewer than 3.
     """
-    twice = [row for row in table.rows if f"{metric}_seed1" in row.metrics]
-    if len(twice) < 3:
+    if len(pairs) < 3:
         return None
-    first = np.array([row.metrics[f"{metric}_seed0"] for row in twice])
-    second = np.array([row.metrics[f"{metric}_seed1"] for row in twice])
+    first, second = np.array(pairs).T
     tau = kendall_tau(first, second)
     return {
-        "architectures": len(twice),
+        "architectures": len(pairs),
         "tau": tau,
         "ceiling": 2 / math.pi * math.asin(math.sqrt(math.sin(math.pi * max(tau, 0.0) / 2))),
         "standard_deviation": float(np.sqrt(np.mean((first - second) ** 2) / 2)),

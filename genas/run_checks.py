@@ -122,7 +122,7 @@ def run_files(run: Run) -> list[Check]:
     except (InputError, UnavailableError) as error:
         mend = f"genas generate {shlex.quote(run.name)}: keeps what is whole, trains the rest again"
         return [Check("store", "wrong", one_line(error), mend, "configuration")]
-    found = ", ".join(f"{store.counts(stage)[1]:,} results of {stage}" for stage in ("generate", "retrain"))
+    found = ", ".join(f"{store.counts(stage)[1]:,} results of {stage}" for stage in store.stages()) or "none yet"
     store.close()
     checks = [Check("store", "ok", f"every row is whole: {found}", part="configuration")]
     whole = 0

@@ -6,31 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_gen import WorkerSettings, lock_owner, read_store
+from data_gen import Store, WorkerSettings, lock_owner, read_store
+from genas.cheap import PREFIX
 from genas.config import Run, load_run
 from supernet.files import read_json
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds."""
+    """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds.
+
+    ``fidelity`` counts the cheap trainings of all settings, with what was ``measured``; None where there are none.
+    """
     store = read_store(folder / "store.db")
     driver = lock_owner(folder)
     try:
-        training = {}
-        for stage in ("generate", "retrain"):
-            planned, done = store.counts(stage)
-            attempts = store.attempts(stage)
-            failures = store.failures(stage, retries=_retries(folder))
-            training[stage] = {
-                "planned": planned,
-                "done": done,
-                "failed": len(failures),
-                "running": attempts.get("running", 0) if driver else 0,  # a killed driver leaves them open
-                "failures": [
-                    {"key": failure.job.architecture.key, "seed": failure.job.seed, "kind": failure.kind}
-                    for failure in failures
-                ],
-            }
+        retries = _retries(folder)
+        training = {stage: _training(store, [stage], retries, driver) for stage in ("generate", "retrain")}
+        cheap = [stage for stage in store.stages() if stage.startswith(PREFIX)]
+        cheaply = _training(store, cheap, retries, driver) if cheap else None
         best = store.best("generate")
         seconds: dict[str, float] = {}
         for _, message in store.events("seconds"):
@@ -38,6 +31,9 @@ def status(folder: Path) -> dict[str, Any]:
             seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + float(entry["seconds"])
     finally:
         store.close()
+    if cheaply is not None:
+        measured = read_json(folder / "fidelity.json")
+        cheaply["measured"] = None if measured is None else {key: measured[key] for key in measured if key != "rows"}
     evaluation = read_json(folder / "predictor" / "evaluation.json")
     found = read_json(folder / "winner" / "search.json")
     winner = read_json(folder / "winner" / "retrain.json")
@@ -57,12 +53,30 @@ def status(folder: Path) -> dict[str, Any]:
             "report": "done" if (folder / "report.html").is_file() else "waiting",
         },
         "generate": training["generate"],
+        "fidelity": cheaply,
         "retrain": training["retrain"],
         "best": None if best is None else {"key": best[0], "accuracy": best[1], **best[2]},
         "tau": None if evaluation is None else evaluation["models"]["graph"],
         "winner": None if found is None else found["evolution"]["best"][0],
         "test": None if winner is None else winner["roles"],
         "seconds": seconds,
+    }
+
+
+def _training(store: Store, stages: list[str], retries: int, driver: str | None) -> dict[str, Any]:
+    """Trainings of some stages by state."""
+    counts = [store.counts(stage) for stage in stages]
+    failures = [failure for stage in stages for failure in store.failures(stage, retries)]
+    running = sum(store.attempts(stage).get("running", 0) for stage in stages)
+    return {
+        "planned": sum(planned for planned, _ in counts),
+        "done": sum(done for _, done in counts),
+        "failed": len(failures),
+        "running": running if driver else 0,  # a killed driver leaves them open
+        "failures": [
+            {"key": failure.job.architecture.key, "seed": failure.job.seed, "kind": failure.kind}
+            for failure in failures
+        ],
     }
 
 

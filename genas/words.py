@@ -100,6 +100,71 @@ def retrained(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_KINDS = ("validation", "train", "tse")
+
+
+def compared(result: dict[str, Any]) -> str:
+    """A table for ``fidelity``."""
+    full = result["full"]
+    lines = [
+        f"fidelity: Kendall tau of cheap labels against the full recipe's ({full['epochs']} epochs, "
+        f"{full['train_images']:,} images of {full['input_size']}x{full['input_size']}) on {result['architectures']} "
+        "architectures",
+        "  larger is better, 95 % interval over architectures; cost is exact: epochs x images x MACs",
+        "  labels: validation accuracy, training accuracy of the last epoch, minus the sum of training losses (tse)",
+        f"  {'setting':28} {'cost':>6} {'seconds':>7}  " + "  ".join(f"{kind:21}" for kind in _KINDS),
+    ]
+    for name, entry in result["settings"].items():
+        taus = "  ".join(_tau(entry["labels"][kind]) for kind in _KINDS if kind in entry["labels"])
+        fewer = f"  ({entry['architectures']} only)" if entry["architectures"] < result["architectures"] else ""
+        lines.append(f"  {name:28} {entry['cost']:6.1%} {entry['seconds_share']:7.1%}  {taus or 'too few'}{fewer}")
+    if result["macs"] is not None:
+        lines.append(f"  {'MACs alone, no training':28} {0:6.1%} {0:7.1%}  {_tau(result['macs'])}")
+    noise = result["label_noise"]
+    if noise is not None:
+        lines.append(
+            f"  noise: two full trainings agree with tau {noise['tau']:.3f} ({noise['architectures']} trained twice); "
+            f"what is free of noise would reach about {noise['ceiling']:.2f}"
+        )
+    return "\n".join([*lines, *(f"  {line}" for line in picked(result))])
+
+
+def picked(result: dict[str, Any]) -> list[str]:
+    """What a measurement of cheap settings comes to, claiming no more than was measured."""
+    threshold, pick = result["threshold"], result["pick"]
+    taus = [
+        (label["tau"], name, kind)
+        for name, entry in result["settings"].items()
+        for kind, label in entry["labels"].items()
+    ]
+    if not taus:
+        return ["no pick: too few architectures have a full and a cheap label"]
+    if pick is None:
+        tau, name, kind = max(taus)
+        return [
+            f"no pick: none of {len(taus)} labels reaches tau {threshold:g}; the nearest is {name}, {kind}, "
+            f"with {tau:.3f} at {result['settings'][name]['cost']:.1%} of the cost"
+        ]
+    low = pick["tau_ci95"][0]
+    lines = [
+        f"pick: {pick['setting']}, {pick['label']}: tau {pick['tau']:.3f} at {pick['cost']:.1%} of the cost, "
+        f"the cheapest of {len(taus)} labels with at least {threshold:g}"
+    ]
+    if low < threshold:
+        lines.append(
+            f"its interval reaches down to {low:.3f}: {result['architectures']} architectures do not show that tau is "
+            f"{threshold:g} or more, and being chosen among {len(taus)} flatters it"
+        )
+    if result["macs"] is not None and result["macs"]["tau"] >= pick["tau"]:
+        lines.append("MACs alone rank as well, and cost nothing")
+    return lines
+
+
+def _tau(entry: dict[str, Any]) -> str:
+    low, high = entry["tau_ci95"]
+    return f"{entry['tau']:6.3f} [{low:5.2f}, {high:5.2f}]"
+
+
 def evaluated(result: dict[str, Any]) -> str:
     """A table for ``evaluate``."""
     lines = [
@@ -146,9 +211,9 @@ def standing(result: dict[str, Any]) -> str:
     for stage, state in result["stages"].items():
         seconds = result["seconds"].get(stage)
         lines.append(f"  {stage:9} {state}" + ("" if seconds is None else f", {duration(seconds)}"))
-    for stage in ("generate", "retrain"):
-        count = result[stage]
-        if count["planned"]:
+    for stage in ("generate", "fidelity", "retrain"):
+        count = result.get(stage)
+        if count and count["planned"]:
             lines.append(
                 f"  {stage}: {count['done']} of {count['planned']} trained, {count['running']} running, "
                 f"{count['failed']} failed"
@@ -159,6 +224,9 @@ def standing(result: dict[str, Any]) -> str:
                 lines.append(f"    and {len(count['failures']) - len(shown)} more; --json and the report list them all")
     if result["best"] is not None:
         lines.append(f"  best validation accuracy {result['best']['accuracy']:.2%} ({result['best']['key']})")
+    cheap = result.get("fidelity")
+    if cheap and cheap["measured"] is not None:
+        lines += [f"  fidelity: {line}" for line in picked(cheap["measured"])]
     if result["tau"] is not None:
         lines.append(f"  predictor: Kendall tau {result['tau']['tau']:.3f}")
     if result["winner"] is not None:

@@ -99,6 +99,16 @@ class OpSubset(Settings):
         masks = random.integers(1, 2**width, size=(count, len(self.layers)))
         return ((masks[:, :, None] >> np.arange(width)) & 1).astype(np.int8).reshape(count, len(self.cardinalities))
 
+    def narrower(self, factor: float) -> OpSubset:
+        """The same architectures with the channels of stem, layers and head times a factor, rounded, at least 2."""
+
+        def scaled(channels: int) -> int:
+            return max(2, round(channels * factor))
+
+        layers = [{"channels": scaled(layer.channels), "stride": layer.stride} for layer in self.layers]
+        wide = {"stem_channels": scaled(self.stem_channels), "head_channels": scaled(self.head_channels)}
+        return OpSubset.model_validate({**self.model_dump(), "layers": layers, **wide})
+
     def costs(self, choices: Choices) -> dict[str, NDArray[np.int64]]:
         fixed, table = self._cost_table
         totals = fixed + choices.astype(np.float64) @ table  # exact: far below 2**53, and BLAS is fast

@@ -127,12 +127,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genas"
 
 
-def prepare(settings: DataSettings, side: int, splits: Sequence[SplitName] = ("train", "validation")) -> DataInfo:
+def prepare(
+    settings: DataSettings,
+    side: int,
+    splits: Sequence[SplitName] = ("train", "validation"),
+    train_images: int | None = None,
+) -> DataInfo:
     """Decode, resize and split a source, or find it done already. What has been damaged since is decoded again.
 
     Args:
         side: pictures are scaled to this many pixels, cropped at the centre where they are not square.
         splits: those that will be read, whose bytes are checked; beyond ``memory_megabytes`` only their sizes.
+        train_images: keep so many of the training images that the settings choose, by class, at least one of each;
+            fewer are among more, and the other splits stay as they are.
 
     Raises:
         InputError: an unknown source, a broken file, or too few pictures.
@@ -143,6 +150,7 @@ def prepare(settings: DataSettings, side: int, splits: Sequence[SplitName] = ("t
         "side": side,
         "settings": settings.model_dump(exclude={"memory_megabytes", "download"}),
         "files": fingerprint(settings.source),
+        **({} if train_images is None else {"train_images": train_images}),
     }
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = cache_folder() / "prepared" / digest
@@ -160,7 +168,7 @@ def prepare(settings: DataSettings, side: int, splits: Sequence[SplitName] = ("t
             ) from error
         try:
             try:
-                _decode(settings, side, temporary)
+                _decode(settings, side, temporary, train_images)
             except OSError as error:
                 raise UnavailableError(
                     f"{folder.parent}: cannot write prepared images ({error.strerror}); set GENAS_CACHE to a folder"
@@ -229,13 +237,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _decode(settings: DataSettings, side: int, folder: Path) -> None:
+def _decode(settings: DataSettings, side: int, folder: Path, train_images: int | None) -> None:
     root = Path(settings.root).expanduser() if settings.root else cache_folder() / "downloads"
     with closing(open_source(settings.source, root, settings.download)) as source:
-        _write(source, settings, side, folder)
+        _write(source, settings, side, folder, train_images)
 
 
-def _write(source: Source, settings: DataSettings, side: int, folder: Path) -> None:
+def _write(source: Source, settings: DataSettings, side: int, folder: Path, train_images: int | None) -> None:
     random = np.random.default_rng(settings.split_seed)
     chosen = _assign(source, settings, random)
     kept: dict[SplitName, int | None] = {
@@ -257,6 +265,11 @@ def _write(source: Source, settings: DataSettings, side: int, folder: Path) -> N
         part_name, positions = chosen[name]
         part = source.parts[part_name]
         positions = positions[_by_class(part.labels[positions], kept[name], random)]
+        if name == "train":
+            again = np.random.default_rng(
+                (settings.split_seed, 1)
+            )  # of its own: the other splits must not depend on it
+            positions = positions[_by_class(part.labels[positions], train_images, again, each=True)]
         labels = part.labels[positions]
         order = part.reading_order(positions)
         images = np.lib.format.open_memmap(
@@ -312,8 +325,14 @@ def _assign(
     return chosen
 
 
-def _by_class(labels: NDArray[np.int64], count: int | None, random: np.random.Generator) -> NDArray[np.int64]:
-    """Sorted positions of ``count`` images, classes in their proportions; all where count is None."""
+def _by_class(
+    labels: NDArray[np.int64], count: int | None, random: np.random.Generator, each: bool = False
+) -> NDArray[np.int64]:
+    """Sorted positions of ``count`` images, classes in their proportions; all where count is None.
+
+    Args:
+        each: at least one of each class, where ``count`` is not below the number of classes.
+    """
     if count is None or count >= len(labels):
         return np.arange(len(labels))
     shuffled = random.permutation(len(labels))
@@ -321,7 +340,10 @@ def _by_class(labels: NDArray[np.int64], count: int | None, random: np.random.Ge
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     starts = np.searchsorted(labels[order], labels[order])
     sizes = np.bincount(labels)[labels[order]]
-    share = (np.arange(len(order)) - starts + random.random(len(order))) / sizes
+    place = np.arange(len(order)) - starts
+    share = (place + random.random(len(order))) / sizes
+    if each:
+        share[place == 0] = 0
     return np.sort(order[np.argsort(share, kind="stable")[:count]])
 
 

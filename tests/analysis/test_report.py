@@ -286,6 +286,7 @@ def test_one_label_is_enough_for_a_plot(make_run):
         ("predictor/evaluation.json", "{"),
         ("predictor/evaluation.json", '{"metric": "accuracy"}'),
         ("winner/search.json", "[]"),
+        ("fidelity.json", '{"architectures": 3}'),
         ("winner/architecture.json", '{"key": 3}'),
         ("winner/retrain.json", '{"test_images": NaN}'),
         ("meta.json", "\udcff"),
@@ -400,3 +401,53 @@ def test_of_very_many_trainings_the_curves_of_some_are_read(make_run, monkeypatc
     assert len(record.generate.results) == 28
     page = report(run)
     assert "over 10 evenly spaced of 28 trainings of 24 generated architectures" in page.words["curves"]
+
+
+def cheap(run):
+    """Cheap trainings of a run, one of which failed, and what was measured."""
+    run._train("fidelity-short", [(one, 2, "cheap") for one in run.sampled[:6]], failing={5: "diverged"})
+    labels = {"validation": (0.6, 0.3, 0.8), "train": (0.75, 0.5, 0.9), "tse": (-0.2, -0.5, 0.1)}
+    entry = {
+        "epochs": 1, "train_images": 50, "input_size": 8, "width": 0.5, "architectures": 5, "cost": 0.125,
+        "seconds_share": 0.2, "seconds": 1.5,
+        "labels": {kind: {"tau": tau, "tau_ci95": [low, high]} for kind, (tau, low, high) in labels.items()},
+    }  # fmt: skip
+    content = {
+        "architectures": 6, "threshold": 0.7, "macs": {"tau": 0.1, "tau_ci95": [-0.2, 0.4]},
+        "settings": {"short": entry, "half": {**entry, "cost": 0.5}, "few": {**entry, "labels": {}}},
+        "pick": {"setting": "short", "label": "train", "cost": 0.125, "tau": 0.75, "tau_ci95": [0.5, 0.9]},
+    }  # fmt: skip
+    (run.folder / "fidelity.json").write_text(json.dumps(content))
+    return content
+
+
+def test_cheap_labels_have_a_part_of_their_own(make_run):
+    run = make_run().upto("retrain")
+    content = cheap(run)
+    page = report(run)
+    assert list(page.sections)[2:5] == ["accuracy", "fidelity", "search"]
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"#(0[0-6])\1\1", page.html)
+    rows = page.rows("fidelity")
+    assert [(row["setting"], row["label"], float(row["tau"])) for row in rows] == [
+        (name, kind, label["tau"])
+        for name in ("short", "half")
+        for kind, label in content["settings"][name]["labels"].items()
+    ]  # fmt: skip
+    for text in ("cost (% of the full recipe's epochs x images x MACs)", "Kendall tau against full labels", "pick"):
+        assert f">{text}</text>" in page.html
+    said = page.words["fidelity"]
+    assert "short, training accuracy, ranks with Kendall tau 0.75 [0.50, 0.90] at 12.5 % of the cost" in said
+    assert "6 architectures do not show that it ranks so well" in said
+    assert "Cheap labels" in page.words[""]
+    assert page.rows("failures")[0]["stage"] == "fidelity-short"
+    assert "fidelity-short" in page.words["time"]
+
+
+def test_no_cheap_label_ranks_well_enough(make_run):
+    run = make_run().upto("generate")
+    content = cheap(run)
+    for changes in ({"settings": {}}, {"macs": None}):
+        (run.folder / "fidelity.json").write_text(json.dumps({**content, "pick": None, **changes}))
+        page = report(run)
+        assert f"none of {6 * ('macs' in changes)} cheap labels reaches Kendall tau 0.70" in page.words["fidelity"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_gen import label_table, open_store, read_store, write_label_table
+from data_gen import cheap_labels, label_table, open_store, read_store, write_label_table
 from data_gen.schema import APPLICATION_ID, FORMAT
 from data_gen.store import Job
 from supernet import Architecture, InputError, OpSubset, architectures, read_table, write_table
@@ -453,3 +453,30 @@ def test_a_hundred_architectures_keep_their_choices(store):
     prices = {one.key: dict.fromkeys(("macs", "conv_macs", "params", "activations"), 1) for one in found}
     store.add_jobs("generate", plan, prices)
     assert [job.architecture for job in store.jobs("generate")] == found
+
+
+def test_stages_are_those_with_jobs(store):
+    assert store.stages() == []
+    add(store, planned(2))
+    add(store, planned(1), "fidelity-short")
+    assert store.stages() == ["fidelity-short", "generate"]
+
+
+def test_cheap_labels_are_from_the_curves(store):
+    jobs = add(store, stage="fidelity-short")
+    curves = {"train_loss": [2.0, 1.5, 0.25], "train_accuracy": [0.25, 0.5, 0.75]}
+    finish(store, jobs[1], curves=curves, accuracy=0.625)
+    add(store)
+    ((label, values),) = cheap_labels(store, "fidelity-short")
+    assert label.key == jobs[1].architecture.key
+    assert values == {"validation": 0.625, "train": 0.75, "tse": -3.75}
+    assert list(cheap_labels(store, "generate")) == []
+
+
+def test_features_stand_in_the_rows_of_their_architectures(store, tmp_path):
+    jobs = add(store)
+    for job in jobs[:2]:
+        finish(store, job)
+    key = jobs[1].architecture.key
+    assert write_label_table(store, SPACE, tmp_path / "a.jsonl", {key: {"f": 0.5}, "other": {"f": 1.0}}) == 2
+    assert [row.features for row in read_table(tmp_path / "a.jsonl").rows] == [{}, {"f": 0.5}]

@@ -38,7 +38,7 @@ class TestImports:
     def test_help_is_quick_because_nothing_heavy_is_imported(self):
         code = "from genas.cli import main\ntry:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code"
         out = imported(code, "--help")
-        stages = ("run", "generate", "fit", "search", "retrain", "report")
+        stages = ("run", "generate", "fidelity", "fit", "search", "retrain", "report")
         for command in (*stages, "status", "cost", "evaluate", "doctor"):
             assert f"\n  {command} " in out
         assert "export-table" in out
@@ -147,6 +147,23 @@ class TestAnswers:
         assert "generate: 14 of 14" in answer.err  # plain lines where there is no terminal
         assert genas("report", "tiny", "--logs", logs).out == f"Report: {logs / 'tiny' / 'report.html'}\n"
 
+    def test_fidelity(self, genas, finished, tmp_path):
+        logs = run_copy(finished, tmp_path)
+        settings = ("--set", "fidelity={architectures: 3, settings: {short: {epochs: 1}}}", "--logs", logs)
+        answer = genas("fidelity", "tiny", *settings)
+        assert answer.code == 0
+        assert "on 3 architectures" in answer.out
+        assert f"Saved in {logs / 'tiny' / 'fidelity.json'}.\n" in answer.out
+        picked = "pick: short" in answer.out
+        assert (
+            picked == ("Next: genas fidelity tiny --setting short --all" in answer.out) == ("no pick" not in answer.out)
+        )
+        assert "short: 3 of 3" in answer.err
+        again = genas("fidelity", "tiny", *settings, "--json")
+        assert (again.code, again.err) == (0, "")
+        assert list(json.loads(again.out)["settings"]) == ["short"]
+        assert "fidelity: 3 of 3 trained" in genas("status", "tiny", "--logs", logs).out
+
     def test_fit_on_a_table_names_what_can_follow(self, genas, table):
         answer = genas("fit", table, "--set", "name=other", "--set", "fit.predictor.epochs=5")
         assert answer.code == 0
@@ -213,6 +230,15 @@ WRONG = {
     "unknown metric": ("evaluate {table} --metric acuracy", "Did you mean 'accuracy'"),
     "unknown metric to fit": ("fit {table} --set fit.metric=acuracy", "Did you mean 'accuracy'"),
     "train size": ("evaluate {table} --train-size 14", "2 to 12 of 14"),
+    "unknown cheap setting": (
+        "fidelity {recipe} --setting half_epoch --set generate.recipe.epochs=4",
+        "Did you mean 'half_epochs'",
+    ),
+    "every architecture with no setting": ("fidelity {recipe} --all", "name it with --setting"),
+    "cheap setting that saves nothing": (
+        "fidelity {recipe} --set fidelity.settings.half.epochs=2",
+        "fidelity.settings.half.epochs: 2 saves nothing",
+    ),
     "trials": ("evaluate {table} --trials 0", "at least 1"),
 }
 

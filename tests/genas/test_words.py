@@ -2,7 +2,20 @@ import pytest
 
 from genas.config import RunSettings
 from genas.costing import CONVENTION, cost
-from genas.words import costs, duration, evaluated, fitted, found, generated, planned, resolved, retrained, standing
+from genas.words import (
+    compared,
+    costs,
+    duration,
+    evaluated,
+    fitted,
+    found,
+    generated,
+    picked,
+    planned,
+    resolved,
+    retrained,
+    standing,
+)
 from genas.yaml_reader import read_yaml
 from supernet import OpSubset
 
@@ -179,3 +192,68 @@ def test_standing_names_the_winner_as_cost_takes_it():
     assert "best validation accuracy 50.00% (k)" in text
     assert "predictor: Kendall tau 0.500" in text
     assert "winner: test accuracy 25.00%" in text
+
+
+def measured(**changes):
+    def ranked(tau, low, high):
+        return {"tau": tau, "tau_ci95": [low, high]}
+
+    half = {"validation": ranked(0.8, 0.65, 0.9), "train": ranked(0.85, 0.72, 0.9), "tse": ranked(-0.1, -0.4, 0.2)}
+    short = {"validation": ranked(0.6, 0.4, 0.8), "train": ranked(0.72, 0.5, 0.9), "tse": ranked(0.7, 0.5, 0.8)}
+    return {
+        "architectures": 24, "threshold": 0.7, "label_noise": None, "macs": ranked(0.4, 0.1, 0.6),
+        "full": {"epochs": 12, "train_images": 4000, "input_size": 16},
+        "settings": {
+            "short": {"cost": 0.125, "seconds_share": 0.2, "architectures": 23, "labels": short},
+            "half": {"cost": 0.5, "seconds_share": 0.51, "architectures": 24, "labels": half},
+        },
+        "pick": {"setting": "short", "label": "train", "cost": 0.125, **short["train"]},
+        **changes,
+    }  # fmt: skip
+
+
+def test_compared():
+    lines = compared(measured()).splitlines()
+    assert lines[0].endswith("the full recipe's (12 epochs, 4,000 images of 16x16) on 24 architectures")
+    assert lines[4].split() == [
+        "short", "12.5%", "20.0%", "0.600", "[", "0.40,", "0.80]", "0.720", "[", "0.50,", "0.90]",
+        "0.700", "[", "0.50,", "0.80]", "(23", "only)",
+    ]  # fmt: skip
+    assert lines[5].endswith("-0.100 [-0.40,  0.20]")
+    assert "MACs alone, no training" in lines[6]
+    assert "0.400" in lines[6]
+    assert lines[7] == (
+        "  pick: short, train: tau 0.720 at 12.5% of the cost, the cheapest of 6 labels with at least 0.7"
+    )
+    noise = {"architectures": 6, "tau": 0.9, "ceiling": 0.93, "standard_deviation": 0.01}
+    assert "two full trainings agree with tau 0.900 (6 trained twice)" in compared(measured(label_noise=noise))
+
+
+def test_a_pick_claims_no_more_than_its_interval():
+    weak = picked(measured())
+    assert len(weak) == 2
+    assert "reaches down to 0.500: 24 architectures do not show that tau is 0.7 or more" in weak[1]
+    sure = {"setting": "half", "label": "train", "cost": 0.5, "tau": 0.85, "tau_ci95": [0.72, 0.9]}
+    assert len(picked(measured(pick=sure))) == 1
+    alone = {"tau": 0.9, "tau_ci95": [0.8, 0.95]}
+    assert picked(measured(pick=sure, macs=alone))[1] == "MACs alone rank as well, and cost nothing"
+
+
+def test_no_pick_names_what_came_nearest():
+    assert picked(measured(threshold=0.95, pick=None)) == [
+        "no pick: none of 6 labels reaches tau 0.95; the nearest is half, train, with 0.850 at 50.0% of the cost"
+    ]
+    nothing = measured(pick=None, macs=None, settings={"short": {**measured()["settings"]["short"], "labels": {}}})
+    assert picked(nothing) == ["no pick: too few architectures have a full and a cheap label"]
+    assert "too few  (23 only)" in compared(nothing)
+
+
+def test_standing_tells_of_cheap_trainings():
+    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": []}
+    cheap = {**nothing, "planned": 48, "done": 20, "measured": None}
+    result = {
+        "run": "tiny", "folder": "logs/tiny", "stages": {}, "seconds": {}, "generate": nothing, "retrain": nothing,
+        "fidelity": cheap, "best": None, "tau": None, "winner": None, "test": None,
+    }  # fmt: skip
+    assert standing(result).splitlines()[1:] == ["  fidelity: 20 of 48 trained, 0 running, 0 failed"]
+    assert "  fidelity: pick: short, train" in standing({**result, "fidelity": {**cheap, "measured": measured()}})

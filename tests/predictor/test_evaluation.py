@@ -50,6 +50,25 @@ def test_tau_is_that_of_the_held_out_rows(op_subset_table):
     assert result.models["macs"].tau_std == pytest.approx(np.std(taus, ddof=1))
 
 
+@pytest.mark.parametrize("values", [3, 1000])  # with many ties, with hardly any
+def test_the_interval_is_that_of_resampled_architectures(values):
+    random = np.random.default_rng(1)
+    first, second = random.integers(0, values, (2, 30))
+    drawing = np.random.default_rng(5)
+    taus = []
+    for _ in range(200):
+        drawn = drawing.integers(0, 30, 30)
+        taus.append(kendall_tau(first[drawn], second[drawn]))
+    assert tau_interval(first, second, 5, 200) == pytest.approx(np.quantile(taus, (0.025, 0.975)))
+
+
+def test_the_interval_of_very_many_is_made_in_another_way_and_is_the_same(monkeypatch):
+    first, second = np.random.default_rng(2).normal(size=(2, 20))
+    quick = tau_interval(first, second, 3, 50)
+    monkeypatch.setattr("predictor.evaluation._MOST_PAIRED", 19)
+    assert tau_interval(first, second, 3, 50) == pytest.approx(quick)
+
+
 def test_splits_are_seeded_disjoint_and_whole():
     train, test = random_split(20, 15, 1, 0)
     assert sorted([*train, *test]) == list(range(20))

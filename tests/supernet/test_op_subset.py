@@ -260,3 +260,27 @@ def test_settings_are_frozen_and_come_back_from_json():
 def test_an_unknown_space_names_the_nearest():
     with pytest.raises(InputError, match=r"space 'opsubset' is unknown; known: .*Did you mean 'op_subset'"):
         make_space({"kind": "opsubset"})
+
+
+@given(spaces_with_architecture(), st.floats(0.05, 1))
+def test_a_narrower_space_has_the_same_architectures_with_fewer_channels(made, factor):
+    space, architecture = made
+    narrow = space.narrower(factor)
+    assert narrow.parse(space.format(architecture)) == architecture
+    for name in ("layers", "stem_channels", "head_channels"):
+        wide, thin = (
+            [getattr(one, name)] if name != "layers" else [x.channels for x in one.layers] for one in (space, narrow)
+        )
+        assert thin == [max(2, round(channels * factor)) for channels in wide]
+    kept = {"layers", "stem_channels", "head_channels"}
+    assert narrow.model_dump(exclude=kept) == space.model_dump(exclude=kept)
+    assert [layer.stride for layer in narrow.layers] == [layer.stride for layer in space.layers]
+    assert len(narrow.graph(architecture).nodes) == len(space.graph(architecture).nodes)
+
+
+def test_a_narrower_space_by_hand():
+    narrow = SPACE.narrower(0.25)
+    assert [layer.channels for layer in narrow.layers] == [4, 8, 10, 20, 80]
+    assert (narrow.stem_channels, narrow.head_channels) == (4, 320)
+    assert SPACE.narrower(1) == SPACE
+    assert SPACE.narrower(0.001).head_channels == 2

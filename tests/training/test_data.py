@@ -105,6 +105,24 @@ def test_a_limit_keeps_so_many_of_each_split_by_class():
     assert rows(load_split(info, "train")) <= rows(load_split(prepare(DataSettings(), 8), "train"))
 
 
+def test_fewer_training_images_leave_everything_else_as_it_is():
+    settings = DataSettings(train_images=100, validation_images=50, test_images=20)
+    full, more, fewer = (prepare(settings, 8, train_images=count) for count in (None, 60, 13))
+    assert fewer.sizes == {"train": 13, "validation": 50, "test": 20}
+    assert set(load_split(fewer, "train").labels.tolist()) == set(range(10))  # of every class at least one
+    assert rows(load_split(fewer, "train")) < rows(load_split(more, "train")) < rows(load_split(full, "train"))
+    for name in ("validation", "test"):
+        assert load_split(fewer, name).images.equal(load_split(full, name).images)
+    assert prepare(settings, 8, train_images=100).sizes == full.sizes
+
+
+def test_a_rare_class_keeps_its_picture(tmp_path):
+    content = arrays(count=200, classes=2)
+    content["train_labels"] = (np.arange(200) % 50 == 0).astype(int)
+    info = prepare(DataSettings(source=save(tmp_path / "a.npz", content)), 6, train_images=5)
+    assert torch.bincount(load_split(info, "train").labels).tolist() == [4, 1]
+
+
 def test_a_memory_map_gives_the_same_pictures_and_leaves_the_file_alone():
     loaded, mapped = (prepare(DataSettings(memory_megabytes=size), 8) for size in (4096, 0))
     assert mapped.folder == loaded.folder
