@@ -50,7 +50,7 @@ _NO_RESULT = (
 """How the store and Python refuse what a worker calls a result."""
 
 _KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
-"""Has glibc keep what is freed: fetching each tensor anew from the kernel, page by page, takes a tenth of a training."""
+"""Has glibc keep what is freed: to fetch each tensor anew from the kernel, page by page, is a tenth of a training."""
 
 _FAILURES = ("oom", "diverged", "timeout", "crash", "killed")
 _LOGGER = logging.getLogger("genas.driver")

@@ -15,7 +15,7 @@ from training import DataInfo, DataSettings, Recipe, prepare
 PREFIX = "fidelity-"
 """What the stage of a cheap setting begins with in a store; fit for the name of a checkpoint's file."""
 
-_PIXELS = ("crop_padding",)
+_PIXELS = ("crop_padding", "cutout")
 """Settings of a recipe that count pixels, which are scaled with the pictures and rounded up."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")

@@ -125,6 +125,8 @@ def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path
         InputError: no such recipe or run, or a setting that is not valid; says where.
     """
     document, name = _document(str(source), Path(logs))
+    for stage in ("generate", "retrain"):
+        _spell_out(document.value, stage)
     defaults = RunSettings().model_dump(mode="json")
     settings = validate(RunSettings, apply_overrides(document, overrides, defaults))
     return Run(folder=Path(logs) / check_name(settings.name or name), settings=settings)
@@ -166,6 +168,13 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
         elif old != new:
             lines.append(f"{prefix}{key}: {old} -> {new}")
     return lines
+
+
+def _spell_out(value: Any, stage: str) -> None:  # noqa: ANN401 - whatever a file holds
+    """``recipe: fast`` as ``recipe: {base: fast}``, so that overrides can change one of its settings."""
+    section = value.get(stage) if isinstance(value, dict) else None
+    if isinstance(section, dict) and isinstance(section.get("recipe"), str):
+        section["recipe"] = {"base": section["recipe"]}
 
 
 def _document(source: str, logs: Path) -> tuple[Document, str]:

@@ -100,7 +100,17 @@ def saved_settings(store: Store, stage: str) -> dict[str, Any] | None:
             f"{store.path}: the settings that its results of {stage} were made with are lost to damage, so none may be "
             f"added; begin another run with --set name=NAME, or put a copy of the store in its place"
         )
-    return None if not events else dict(json.loads(events[0][1]))
+    return None if not events else _completed(json.loads(events[0][1]))
+
+
+def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """With the settings that an earlier version did not know: their defaults are what it did."""
+    result = dict(saved)
+    for stage in ("generate", "retrain"):
+        if "recipe" in saved.get(stage, {}):
+            recipe = {**Recipe().model_dump(mode="json"), **saved[stage]["recipe"]}
+            result[stage] = {**saved[stage], "recipe": recipe}
+    return result
 
 
 def claim(store: Store, run: Run, info: DataInfo, stage: str, settings: Mapping[str, Any]) -> None:
