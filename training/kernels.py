@@ -1,18 +1,21 @@
-"""Faster layers for training on one core of a CPU, with the parameters, names and results of the ordinary ones.
+"""Faster layers for training on one core of a CPU and on a GPU: parameters, names and results are the ordinary ones.
 
-What PyTorch does there with a depthwise convolution's gradients is the trap: its generic fallbacks take up to forty
+What PyTorch does on a CPU with a depthwise convolution's gradients is the trap: its generic fallbacks take up to forty
 times as long as the forward pass. Three ways out, by what is at hand (:mod:`training.native`):
 
 - compiled kernels: forward, both gradients, the ReLU in front; batch norm with the ReLU6 behind; sums of many terms;
 - without a compiler, the same convolution in other words: the input gradient at stride 1 is a convolution with the
   flipped kernel, one with holes is an ordinary one on every second pixel;
 - anywhere but on a CPU in float32 or float64, the stock operators.
+
+On a GPU a depthwise convolution is calculated in one of several ways, whichever is the fastest for its shape.
 """
 
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.network import Network
+from training.choosing import card, cuda_seconds, fastest
 from training.native import library
 
 _Untyped: TypeAlias = Any
@@ -146,6 +150,68 @@ def depthwise_in_torch(x: Tensor, weight: Tensor, stride: int = 1, dilation: int
     return F.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2, groups=len(weight))
 
 
+class _NoCudnn(torch.autograd.Function):
+    """A depthwise convolution by PyTorch's own CUDA kernels, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: _Untyped, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.options = (stride, dilation)
+        with torch.backends.cudnn.flags(enabled=False):
+            return _stock(x, weight, stride, dilation)
+
+    @staticmethod
+    def backward(ctx: _Untyped, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        stride, dilation = ctx.options
+        border = _border(weight, dilation)
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
+        with torch.backends.cudnn.flags(enabled=False):
+            of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+                gradients[0].contiguous(), x, weight, None, [stride] * 2, [border] * 2, [dilation] * 2, False, [0, 0],
+                len(weight), wanted,
+            )  # fmt: skip
+        return of_x, of_weight, None, None
+
+
+def _border(weight: Tensor, dilation: int) -> int:
+    return dilation * (weight.shape[2] - 1) // 2
+
+
+def _stock(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    return F.conv2d(x, weight, None, stride, _border(weight, dilation), dilation, len(weight))
+
+
+def _own_kernels(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    result: Tensor = _NoCudnn.apply(x, weight, stride, dilation)
+    return _dense(result)
+
+
+CUDA_WAYS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
+    "cudnn": _stock,  # in channels_last, as everything around it
+    "cudnn_contiguous": lambda x, weight, stride, dilation: _dense(_stock(x.contiguous(), weight, stride, dilation)),
+    "own": _own_kernels,
+}
+"""How a GPU may calculate a depthwise convolution. Which is fast changes with shape, card and version, by up to ten."""
+
+
+def depthwise_on_gpu(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """A depthwise convolution the way that is the fastest for this shape on this GPU, forward and backward."""
+    if torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
+        x, weight = x.to(dtype), weight.to(dtype)
+    shape = f"depthwise {tuple(x.shape)} {tuple(weight.shape)} {stride} {dilation} {x.dtype}"
+
+    def both_ways(way: Callable[[Tensor, Tensor, int, int], Tensor]) -> None:
+        given = torch.empty_like(x).requires_grad_(), torch.empty_like(weight).requires_grad_()
+        result = way(*given, stride, dilation)
+        torch.autograd.grad(result, given, torch.empty_like(result))
+
+    calls = {name: partial(both_ways, way) for name, way in CUDA_WAYS.items()}
+    return CUDA_WAYS[fastest(card(x.device), shape, calls, cuda_seconds)](x, weight, stride, dilation)
+
+
 class _Norm(torch.autograd.Function):
     """Batch norm by the batch's own statistics, clamped to 0..ceiling where that is positive."""
 
@@ -208,6 +274,8 @@ class DepthwiseConv2d(nn.Conv2d):
         """(batch, channels, height, width) to (batch, channels, height / stride, width / stride), rounded up."""
         if _is_here(x) and torch.is_grad_enabled():
             return depthwise(x, self.weight, self.stride[0], self.dilation[0], self.relu)
+        if x.device.type == "cuda" and torch.is_grad_enabled():
+            return depthwise_on_gpu(F.relu(x) if self.relu else x, self.weight, self.stride[0], self.dilation[0])
         return super().forward(F.relu(x) if self.relu else x)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from supernet import Settings
-from supernet.settings import nearest
 
 RecipeName = Literal["reference", "fast", "families", "davidnet"]
 
@@ -130,12 +129,10 @@ class Recipe(Settings):
     def _resolve_base(cls, value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
         if isinstance(value, str):
             value = {"base": value}
-        if not isinstance(value, Mapping) or value.get("base") is None:
-            return value
-        base = value["base"]
-        if not isinstance(base, str) or base not in RECIPES:
-            raise ValueError(f"unknown recipe; {nearest(str(base), get_args(RecipeName))}")
-        return {**RECIPES[base], **value, "base": None}
+        base = value.get("base") if isinstance(value, Mapping) else None
+        if isinstance(base, str) and base in RECIPES:  # any other is refused as the key that it is
+            return {**RECIPES[base], **value, "base": None}
+        return value
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

@@ -16,8 +16,17 @@ from torch.nn import functional as F
 
 from supernet import OpSubset, architectures
 from supernet.network import build_network
-from training import native
-from training.kernels import BatchNorm2d, DepthwiseConv2d, _Norm, depthwise, depthwise_in_torch, speed_up, total
+from training import kernels, native
+from training.kernels import (
+    CUDA_WAYS,
+    BatchNorm2d,
+    DepthwiseConv2d,
+    _Norm,
+    depthwise,
+    depthwise_in_torch,
+    speed_up,
+    total,
+)
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
 SIDES = ((9, 7), (8, 8), (5, 12), (1, 1), (2, 3), (16, 4), (13, 17))
@@ -58,6 +67,27 @@ def test_without_a_compiler_they_are_the_same(kernel, dilation, stride):
     for (height, width), channels in product(SIDES, (3, 8)):
         x, weight = images(2, channels, height, width), images(channels, 1, kernel, kernel, seed=2)
         compare(depthwise_in_torch(x, weight, stride, dilation), stock(x, weight, stride, dilation), (x, weight))
+
+
+@pytest.mark.parametrize("name", CUDA_WAYS)
+def test_each_way_of_a_gpu_is_the_same(name):
+    """They are ordinary operators, so a CPU can check them."""
+    for kernel, dilation, stride in product((3, 5, 7), (1, 2), (1, 2)):
+        x, weight = images(2, 8, 9, 7), images(8, 1, kernel, kernel, seed=2)
+        ours = CUDA_WAYS[name](x, weight, stride, dilation)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        compare(ours, stock(x, weight, stride, dilation), (x, weight))
+
+
+def test_a_gpu_takes_the_way_that_was_fastest(monkeypatch, tmp_path):
+    monkeypatch.setenv("GENAS_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels, "card", lambda device: "a card")
+    timed = []
+    monkeypatch.setattr(kernels, "cuda_seconds", lambda way: timed.append(way()) or -len(timed))
+    x, weight = images(2, 8, 9, 7), images(8, 1, 3, 3, seed=2)
+    for _ in range(2):
+        compare(kernels.depthwise_on_gpu(x, weight, 1, 1), stock(x, weight, 1, 1), (x, weight))
+    assert len(timed) == len(CUDA_WAYS)  # once a shape, forward and backward
 
 
 @needs_compiler
