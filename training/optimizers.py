@@ -82,7 +82,7 @@ class Optimizer:
             if recipe.optimizer == "adam":
                 torch._fused_adam_(
                     parameters, gradients, state["mean"], state["square"], [], self._counted(state["step"], skip),
-                    lr=here, beta1=recipe.betas[0], beta2=recipe.betas[1], weight_decay=group.decay, eps=1e-8,
+                    lr=here, beta1=recipe.beta1, beta2=recipe.beta2, weight_decay=group.decay, eps=1e-8,
                     amsgrad=False, maximize=False, found_inf=skip,
                 )  # fmt: skip
             else:

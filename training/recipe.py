@@ -36,7 +36,7 @@ RECIPES: dict[RecipeName, dict[str, object]] = {
         "batch_size": 128,
         "optimizer": "adam",
         "learning_rate": 0.001,
-        "betas": [0.5, 0.999],
+        "beta1": 0.5,
         "weight_decay": 0.0,
         "schedule": "cosine",
         "warmup": 0.0,
@@ -73,7 +73,7 @@ class Recipe(Settings):
         bias_rate: factor on the learning rate of biases and norms.
         momentum: of ``sgd``.
         nesterov: look ahead along the momentum (Sutskever et al. 2013).
-        betas: decay of ``adam``'s averages of gradients and of their squares.
+        beta1, beta2: decay of ``adam``'s averages of gradients and of their squares.
         weight_decay: L2 penalty on convolution and linear weights.
         decay_all: on biases and norms too.
         train_norm_scales: learn the scale of each norm; False leaves it at one.
@@ -105,7 +105,8 @@ class Recipe(Settings):
     bias_rate: Annotated[float, Field(gt=0, le=1000)] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 4e-4
     decay_all: bool = False
     train_norm_scales: bool = True

@@ -168,8 +168,8 @@ def test_the_test_split_is_measured_once(digits, monkeypatch):
     import training.loop
 
     calls = []
-    measure = training.loop.measure
-    monkeypatch.setattr(training.loop, "measure", lambda *arguments: calls.append(1) or measure(*arguments))
+    measure = training.loop._measure
+    monkeypatch.setattr(training.loop, "_measure", lambda *arguments: calls.append(1) or measure(*arguments))
     answers = io.StringIO()
     serving = worker._Context(first_line(digits, "test"), answers, threading.Event())
     serving.run(job(recipe=RECIPE.model_copy(update={"epochs": 3}).model_dump(mode="json")))

@@ -188,7 +188,7 @@ def test_half_precision_learns_as_well(digits, precision):
 
 
 def test_adam_learns(digits):
-    changed = {"optimizer": "adam", "betas": (0.5, 0.999), "learning_rate": 0.01, "epochs": 4}
+    changed = {"optimizer": "adam", "beta1": 0.5, "learning_rate": 0.01, "epochs": 4}
     recipe = RECIPE.model_copy(update=changed)
     _, result = trained(digits, recipe)
     assert result.accuracy > 0.5

@@ -17,7 +17,7 @@ RECIPES = [
     Recipe(weight_decay=0.0),
     Recipe(weight_decay=5e-3, momentum=0.0),
     Recipe(nesterov=False, weight_decay=5e-3, decay_all=True, bias_rate=4.0),
-    Recipe(optimizer="adam", betas=(0.5, 0.999), weight_decay=5e-3, decay_all=True),
+    Recipe(optimizer="adam", beta1=0.5, weight_decay=5e-3, decay_all=True),
     Recipe(optimizer="adam", weight_decay=0.0, bias_rate=0.5),
 ]
 
@@ -29,7 +29,7 @@ def reference(model, recipe):
     decay = recipe.weight_decay if recipe.decay_all else 0.0
     groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": decay}]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=0.1, betas=recipe.betas, fused=True)
+        return torch.optim.Adam(groups, lr=0.1, betas=(recipe.beta1, recipe.beta2), fused=True)
     nesterov = recipe.nesterov and recipe.momentum > 0
     return torch.optim.SGD(groups, lr=0.1, momentum=recipe.momentum, nesterov=nesterov, fused=True)
 

@@ -80,7 +80,7 @@ def test_steps_fall_by_their_factor():
         {"gradient_clip": 0},
         {"precision": "float64"},
         {"flip": "sometimes"},
-        {"betas": [0.9]},
+        {"beta1": 1},
         {"base": "slow"},
         {"base": 3},
         "slow",
@@ -113,7 +113,7 @@ def test_the_published_recipes():
     assert (reference.batch_size, reference.epochs, reference.learning_rate, reference.momentum) == (1024, 60, 0.1, 0.9)
     assert (reference.weight_decay, reference.schedule, reference.label_smoothing) == (4e-4, "step", 0.1)
     families = Recipe.model_validate("families")
-    assert (families.optimizer, families.learning_rate, families.betas) == ("adam", 0.001, (0.5, 0.999))
+    assert (families.optimizer, families.learning_rate, families.beta1, families.beta2) == ("adam", 0.001, 0.5, 0.999)
     assert (families.schedule, families.epochs) == ("cosine", 100)
 
 
