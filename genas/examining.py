@@ -109,7 +109,7 @@ def doctor(run: Run | None = None, logs: Path = Path("logs"), made: Sequence[Che
     """
     checks = [python_version(), *packages(), gpus("auto" if run is None else run.settings.workers.device)]
     workers = cpu_workers(run)
-    checks += [cores(workers), memory(workers), sqlite_version()]
+    checks += [cores(workers), compiled_kernels(), memory(workers), sqlite_version()]
     checks += [*logs_folder(logs), *cache(), temporary_folder(), *made]
     if run is not None:
         from genas.run_checks import images, run_files
@@ -258,6 +258,28 @@ def cores(workers: int) -> Check:
         mend = f"--set workers.cpu_workers={max(1, int(fitting))}"
         return Check("cores", "warning", f"{found}, for {workers} worker processes of one thread", mend)
     return Check("cores", "ok", found)
+
+
+def compiled_kernels() -> Check:
+    """What trainings on a CPU are fast with."""
+    name = "CPU kernels"
+    try:
+        from training import native
+
+        if os.environ.get("GENAS_NATIVE") == "0":
+            mend = "unset GENAS_NATIVE"
+            return Check(name, "warning", "switched off by GENAS_NATIVE=0: trainings on a CPU are slower", mend)
+        program, library = native.compiler(), native.build()
+    except IMPORT_FAILURES as error:
+        return not_imported(name, error)
+    if program is None:
+        found = "no C++ compiler: trainings on a CPU are slower"
+        return Check(name, "warning", found, "install g++ or clang++, or name one with CXX")
+    if library is None:
+        return Check(
+            name, "warning", f"{program} cannot make them: trainings on a CPU are slower", "see the warning above"
+        )
+    return Check(name, "ok", f"compiled by {program}")
 
 
 def memory(workers: int) -> Check:

@@ -22,7 +22,7 @@ from genas.examining import Check, doctor, exit_code
 from genas.stages import resolve
 from genas.words import examined
 from supernet.settings import UnavailableError
-from training import open_prepared
+from training import native, open_prepared
 from training.data import cache_folder
 
 GIGABYTE = 2**30
@@ -299,6 +299,27 @@ class TestCores:
 
     def test_more_workers_than_cores(self, kernel):
         assert_bad(examining.cores(7), "warning", "6 of 8", mend="--set workers.cpu_workers=6")
+
+
+class TestCompiledKernels:
+    @pytest.fixture(autouse=True)
+    def _fresh(self):
+        native.build.cache_clear()
+        yield
+        native.build.cache_clear()
+
+    def test_there_are_some(self):
+        if native.compiler() is None:
+            pytest.skip("no C++ compiler")
+        assert_ok(examining.compiled_kernels(), "compiled by")
+
+    def test_none(self, monkeypatch):
+        monkeypatch.setenv("CXX", "/no/such/compiler")
+        assert_bad(examining.compiled_kernels(), "warning", "no C++ compiler", "slower", mend="install g++")
+        monkeypatch.setenv("CXX", "/bin/false")
+        assert_bad(examining.compiled_kernels(), "warning", "/bin/false cannot make them", mend="warning above")
+        monkeypatch.setenv("GENAS_NATIVE", "0")
+        assert_bad(examining.compiled_kernels(), "warning", "switched off", mend="unset GENAS_NATIVE")
 
 
 class TestMemory:
