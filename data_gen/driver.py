@@ -19,16 +19,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from data_gen.memory import processes_that_fit
 from data_gen.store import Job, Store, is_final
 from supernet import Settings
 from supernet.files import sweep
@@ -61,7 +63,8 @@ class WorkerSettings(Settings):
 
     Attributes:
         device: ``auto`` takes every GPU, and the CPU where there is none.
-        per_gpu: worker processes on one GPU.
+        per_gpu: worker processes on one GPU; ``auto`` is as many as fit its memory with the largest network
+            that is planned, at most four.
         cpu_workers: worker processes on the CPU, one thread each; None is one for each core.
         stall_seconds: a worker that makes no step for so long is killed, its job failed as ``timeout``.
         retries: how often a job is tried again after ``crash`` or ``killed``; after ``oom`` it is tried once more
@@ -70,7 +73,7 @@ class WorkerSettings(Settings):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    per_gpu: Annotated[int, Field(ge=1, le=64)] = 1
+    per_gpu: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     cpu_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     stall_seconds: Annotated[float, Field(gt=0)] = 600.0
     retries: Annotated[int, Field(ge=0, le=10)] = 2
@@ -110,11 +113,16 @@ class Progress:
     best: float | None
 
 
-def device_names(settings: WorkerSettings) -> list[str]:
-    """One device name for each worker process. Raises UnavailableError for a GPU that is not there."""
+def device_names(settings: WorkerSettings, fitting: Callable[[int], int] = lambda gpus: 1) -> list[str]:
+    """One device name for each worker process. Raises UnavailableError for a GPU that is not there.
+
+    Args:
+        fitting: of the number of GPUs, how many processes fit on each; asked where ``per_gpu`` is ``auto``.
+    """
     gpus = len(gpu_names()) if settings.device != "cpu" else 0
     if gpus:
-        return [f"cuda:{index}" for _ in range(settings.per_gpu) for index in range(gpus)]  # few jobs spread over all
+        each = fitting(gpus) if settings.per_gpu == "auto" else settings.per_gpu
+        return [f"cuda:{index}" for _ in range(each) for index in range(gpus)]  # few jobs spread over all
     if settings.device == "cuda":
         raise UnavailableError("workers.device is 'cuda', but torch sees no GPU; use 'auto' or 'cpu'")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -165,7 +173,8 @@ def run_jobs(
     pool.clear_checkpoints([job for job in jobs if job.id in results])  # a driver may have died after a commit
     with _Signals() as signals:
         try:
-            devices = device_names(settings)[: len(waiting)]
+            devices = device_names(settings, partial(processes_that_fit, task, waiting))[: len(waiting)]
+            pool.processes = Counter(devices)
             pool.waiting.extend(longest_last(waiting, len(devices), store.sizes()))
             if "cpu" in devices:
                 build()  # once, and not by all workers at the same time
@@ -242,6 +251,7 @@ class _Pool:
         self.done = self.failed = 0
         self.best: float | None = None
         self.unborn = 0  # workers in a row that died before they were ready
+        self.processes: Counter[str] = Counter()  # on each device
         self.deadline = math.inf  # of a stop that was asked for
 
     def start_worker(self, device: str) -> None:
@@ -278,6 +288,7 @@ class _Pool:
                 "memory_megabytes": self.task.data.memory_megabytes,
                 "space": self.task.space.model_dump(mode="json"),
                 "measure": self.task.measure,
+                "processes": self.processes[device],
             },
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import math
 import os
 import queue
 import signal
@@ -112,6 +113,7 @@ class _Context:
         else:
             self.measured = load_split(self.info, "validation").to(self.device)
         self.measure = first["measure"]
+        self.processes = int(first["processes"])
 
     def run(self, job: Mapping[str, Any]) -> None:
         import torch
@@ -144,6 +146,7 @@ class _Context:
         self.answers.flush()
 
     def _train(self, job: Mapping[str, Any]) -> dict[str, object]:
+        from data_gen.memory import pieces_needed
         from supernet import Architecture
         from supernet.network import build_network
         from training import Recipe, train
@@ -151,6 +154,10 @@ class _Context:
         architecture = Architecture(self.space.name, tuple(job["choices"]))
         seed, recipe = int(job["seed"]), Recipe.model_validate(job["recipe"])
         network = build_network(self.space.graph(architecture), seed)
+        size = min(recipe.batch_size, len(self.training))
+        pieces = min(
+            size, job["pieces"] * pieces_needed(self.space, architecture, network, recipe, size, self.budget())
+        )
         batches, last = 0, time.monotonic()
 
         def progress(step: int, total: int) -> None:
@@ -170,20 +177,29 @@ class _Context:
             architecture.key,
             progress,
             watch=self.measure != "test",
-            pieces=job["pieces"],
-            checkpoints=self._checkpoints(job),
+            pieces=pieces,
+            checkpoints=self._checkpoints(job, pieces),
             stop=self.stop.is_set,
         )
         if job["weights"]:
             _save(network, Path(job["weights"]))
         return result.to_json()
 
-    def _checkpoints(self, job: Mapping[str, Any]) -> Checkpoints | None:
+    def budget(self) -> float:
+        """Bytes that a training of this process may take: its share of the device, whatever is free just now."""
+        from data_gen.memory import memory_share
+        from training.devices import total_memory
+
+        total = total_memory(str(self.device))
+        return math.inf if total is None else memory_share(str(self.device), total, self.processes)
+
+    def _checkpoints(self, job: Mapping[str, Any], pieces: int) -> Checkpoints | None:
         from training import Checkpoints
 
         if job["checkpoints"] is None:
             return None
-        identity = {name: job[name] for name in ("choices", "seed", "recipe", "pieces")} | {
+        identity = {name: job[name] for name in ("choices", "seed", "recipe")} | {
+            "pieces": pieces,
             "space": self.space.model_dump(mode="json"),
             "images": self.info.folder.name,
             "measure": self.measure,

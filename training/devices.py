@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -21,3 +22,23 @@ def gpu_names() -> list[str]:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [torch.cuda.get_device_name(index) for index in range(count)]
+
+
+def total_memory(device: str) -> int | None:
+    """Bytes of a device, for a CPU those of the machine or of its control group; None where it is not known.
+
+    What is there, not what happens to be free: what is decided by it must be the same tomorrow.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a name that this system does not know
+        return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        limit = ""
+    return min(total, int(limit)) if limit.isdecimal() else total

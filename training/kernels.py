@@ -39,6 +39,14 @@ def _kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
     return library("double") if dtype == torch.float64 else None
 
 
+def _call(name: str, like: Tensor, *arguments: Any) -> None:  # noqa: ANN401 - what ctypes takes
+    """Run a kernel on tensors of this type. Fake tensors, which only count memory, have nothing to work on."""
+    if type(like) is Tensor:
+        kernels = _kernels(like.dtype)
+        assert kernels is not None
+        getattr(kernels, name)(*(_at(one) if one is None or isinstance(one, Tensor) else one for one in arguments))
+
+
 def _dense(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
@@ -65,9 +73,7 @@ class _Depthwise(torch.autograd.Function):
         images, channels, height, width = x.shape
         y = _like(x, images, channels, -(-height // stride), -(-width // stride))
         shape = _shape(x, (y.shape[2], y.shape[3]), weight.shape[2], stride, dilation)
-        kernels = _kernels(x.dtype)
-        assert kernels is not None
-        kernels.depthwise_forward(_at(x), _at(weight), _at(y), shape, int(relu))
+        _call("depthwise_forward", x, x, weight, y, shape, int(relu))
         ctx.save_for_backward(x, weight)
         ctx.options = (shape, int(relu))
         return y
@@ -79,11 +85,7 @@ class _Depthwise(torch.autograd.Function):
         gradient = _dense(gradients[0])
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight)
-        kernels = _kernels(x.dtype)
-        assert kernels is not None
-        kernels.depthwise_backward(
-            _at(x), _at(weight), _at(gradient), _at(of_x), _at(of_weight), shape, relu,
-        )  # fmt: skip
+        _call("depthwise_backward", x, x, weight, gradient, of_x, of_weight, shape, relu)
         return of_x, of_weight, None, None, None
 
 
@@ -223,9 +225,7 @@ class _Norm(torch.autograd.Function):
         y, mean, variance = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
         pixels, channels = x.numel() // x.shape[1], x.shape[1]
         tail = (ctypes.c_int64(pixels), ctypes.c_int64(channels), ctypes.c_double(epsilon), ctypes.c_double(ceiling))
-        kernels = _kernels(x.dtype)
-        assert kernels is not None
-        kernels.norm_forward(_at(x), _at(y), _at(weight), _at(bias), _at(mean), _at(variance), *tail)
+        _call("norm_forward", x, x, y, weight, bias, mean, variance, *tail)
         ctx.save_for_backward(x, weight, bias, mean, variance)
         ctx.tail = tail
         ctx.mark_non_differentiable(mean, variance)
@@ -236,11 +236,8 @@ class _Norm(torch.autograd.Function):
         x, weight, bias, mean, variance = ctx.saved_tensors
         gradient = _dense(gradients[0])
         of_x, of_weight, of_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
-        kernels = _kernels(x.dtype)
-        assert kernels is not None
-        kernels.norm_backward(
-            _at(x), _at(gradient), _at(of_x), _at(weight), _at(bias), _at(mean), _at(variance), _at(of_weight),
-            _at(of_bias), *ctx.tail,
+        _call(
+            "norm_backward", x, x, gradient, of_x, weight, bias, mean, variance, of_weight, of_bias, *ctx.tail
         )  # fmt: skip
         return of_x, of_weight, of_bias, None, None
 
@@ -253,10 +250,9 @@ class _Total(torch.autograd.Function):
         ctx.count = len(terms)
         dense = [_dense(term) for term in terms]
         result = torch.empty_like(dense[0])
-        pointers = (ctypes.c_void_p * len(dense))(*(term.data_ptr() for term in dense))
-        kernels = _kernels(result.dtype)
-        assert kernels is not None
-        kernels.total(pointers, ctypes.c_int64(len(dense)), _at(result), ctypes.c_int64(result.numel()))
+        if type(result) is Tensor:
+            pointers = (ctypes.c_void_p * len(dense))(*(term.data_ptr() for term in dense))
+            _call("total", result, pointers, ctypes.c_int64(len(dense)), result, ctypes.c_int64(result.numel()))
         return result
 
     @staticmethod
@@ -313,7 +309,8 @@ def total(terms: list[Tensor]) -> Tensor:
 
 
 def _is_here(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in _REALS and type(x) is Tensor
+    """Whether a tensor is on a CPU, or pretends to be."""
+    return x.device.type == "cpu" and x.dtype in _REALS
 
 
 def speed_up(network: nn.Module) -> None:
