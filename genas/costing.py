@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from supernet import ArchGraph, Architecture, SearchSpace, graph_costs
-from supernet.spaces import SPACES, AnySpace
+from supernet.spaces import SPACES, AnySpace, space_class
 
 CONVENTION = (
     "macs: multiply-accumulates of convolutions and linear weights for one image; "
@@ -37,9 +37,11 @@ def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -
     from genas.yaml_reader import Document, apply_overrides, validate
 
     if source in SPACES:
-        kind = SPACES[source]
         bare = [override.removeprefix("space.") for override in overrides]
-        return validate(kind, apply_overrides(Document({}, source, {}), bare, kind().model_dump(mode="json")))
+        document = Document({"kind": source}, source, {})
+        choosing = [override for override in bare if override.partition("=")[0].strip() == "kind"]
+        chosen = space_class(apply_overrides(document, choosing).value)
+        return validate(chosen, apply_overrides(document, bare, chosen().model_dump(mode="json")))
     from genas.config import load_run
     from genas.stages import resolve_space
 

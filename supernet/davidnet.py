@@ -89,6 +89,13 @@ class DavidNet(Settings):
             raise ValueError("three poolings halve the side; expected at least 8")
         return value
 
+    @field_validator("ghost_images")
+    @classmethod
+    def _varies(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one image of one pixel has no variance; expected 0 or at least 2")
+        return value
+
     @field_validator("residuals", "poolings", "widths")
     @classmethod
     def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:

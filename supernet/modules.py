@@ -33,6 +33,9 @@ class GhostBatchNorm(nn.BatchNorm2d):
     Args:
         num_features: channels.
         ghost_images: images in a group.
+
+    Raises:
+        ValueError: groups of one image of one pixel in training, as from ``nn.BatchNorm2d``.
     """
 
     running_mean: Tensor
@@ -58,11 +61,13 @@ class GhostBatchNorm(nn.BatchNorm2d):
         normalised, means, variances = [], [], []
         for groups in parts:
             values = groups.to(torch.promote_types(x.dtype, torch.float32))
+            count = values[0, :, 0].numel()
+            if count == 1:
+                raise ValueError(f"ghost batch norm: {tuple(x.shape)} has one value a group and channel; expected more")
             variance, mean = torch.var_mean(values, dim=(1, 3, 4), correction=0, keepdim=True)
             scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
             shifted = torch.addcmul(self.bias[:, None, None] - mean * scale, values, scale)
             normalised.append(shifted.to(x.dtype).flatten(0, 1))
-            count = values[0, :, 0].numel()
             means.append(mean.detach().flatten(1))
             variances.append(variance.detach().flatten(1) * (count / (count - 1)))
         with torch.no_grad():  # in place and without a look at a value, so that a CUDA graph can hold it

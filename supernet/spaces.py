@@ -27,9 +27,14 @@ AnySpace: TypeAlias = Annotated[
 SPACES: dict[str, type[OpSubset] | type[DavidNet]] = {"op_subset": OpSubset, "davidnet": DavidNet}
 
 
-def make_space(settings: Mapping[str, object]) -> OpSubset | DavidNet:
-    """The space that saved settings describe. Raises InputError for an unknown ``kind``."""
+def space_class(settings: Mapping[str, object]) -> type[OpSubset] | type[DavidNet]:
+    """The class that settings are of. Raises InputError for an unknown ``kind``."""
     chosen = kind(settings)
     if chosen not in SPACES:
-        raise InputError(f"space {chosen!r} is unknown; {nearest(chosen, SPACES)}")
-    return SPACES[chosen].model_validate(settings)
+        raise InputError(f"space {chosen!r:.80} is unknown; {nearest(chosen, SPACES)}")
+    return SPACES[chosen]
+
+
+def make_space(settings: Mapping[str, object]) -> OpSubset | DavidNet:
+    """The space that saved settings describe. Raises InputError for an unknown ``kind``."""
+    return space_class(settings).model_validate(settings)
