@@ -51,16 +51,19 @@ def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -
 def _thop(graph: ArchGraph, macs: int) -> dict[str, Any]:
     import torch
     from thop import profile
+    from thop.vision.basic_hooks import count_normalization
 
+    from supernet.modules import GhostBatchNorm
     from supernet.network import build_network
 
     first = next(node for node in graph.nodes if node.op == "input")
     side = first.integer("resolution")
     network = build_network(graph).eval()  # a copy of its own: thop leaves buffers in what it counts
-    counted, params = profile(network, (torch.zeros(1, first.integer("out"), side, side),), verbose=False)
+    images = torch.zeros(1, first.integer("out"), side, side)
+    counted, params = profile(network, (images,), {GhostBatchNorm: count_normalization}, verbose=False)
     return {
         "macs": int(counted),
         "params": int(params),
         "difference": int(counted) - macs,
-        "convention": ("thop also counts batch norms, four operations a value, and the additions of the global mean"),
+        "convention": ("thop also counts batch norms, four operations a value, and the additions of averages"),
     }
