@@ -77,10 +77,18 @@ def draw_graph(graph: ArchGraph) -> str:
 
 
 def _fills(graph: ArchGraph) -> dict[str, str]:
-    """A fill for each kind of operation, in the order in which they come; our own operations keep theirs."""
+    """A fill for each kind of operation, in the order in which they come.
+
+    Our own operations keep theirs, but for one that another of the drawing has.
+    """
     kinds = list(dict.fromkeys(graph.nodes[position].op for position in graph.order()))
     known = [*OPERATIONS, *(op for op in kinds if op not in OPERATIONS)]
-    return {op: FILLS[known.index(op) % len(FILLS)] for op in kinds}
+    fills: dict[str, str] = {}
+    for op in kinds:
+        own = FILLS[known.index(op) % len(FILLS)]
+        free = [fill for fill in (own, *FILLS) if fill not in fills.values()]
+        fills[op] = free[0] if free else own
+    return fills
 
 
 def _layers(graph: ArchGraph) -> tuple[dict[int, _Item], list[list[int]], list[tuple[int, int]]]:

@@ -93,7 +93,7 @@ def default_settings(space: AnySpace, info: DataInfo, recipe: Recipe) -> dict[st
         savings["half_side"] = {"input_size": side}
         together["half_epochs_half_side"] = savings["half_epochs"] | savings["half_side"]
         together["quarter_epochs_half_side"] = savings["quarter_epochs"] | savings["half_side"]
-    if hasattr(space, "narrower"):
+    if _narrower(space, 0.5) is not None:
         savings["half_width"] = {"width": 0.5}
         together["quarter_epochs_half_width"] = savings["quarter_epochs"] | savings["half_width"]
     full = {"epochs": recipe.epochs, "train_images": info.sizes["train"]}
@@ -157,9 +157,18 @@ def _smaller(where: str, space: AnySpace, side: int, width: float | None) -> Any
         raise InputError(f"{where}.input_size: space {space.name!r} takes no pictures of {side}x{side}")
     if width is None:
         return resized
-    if not hasattr(resized, "narrower"):  # not every space can be scaled
-        raise InputError(f"{where}.width: space {space.name!r} cannot be made narrower; leave width out")
-    return resized.narrower(width)
+    narrow = _narrower(resized, width)
+    if narrow is None:
+        raise InputError(f"{where}.width: space {space.name!r} cannot be made so narrow; raise width or leave it out")
+    return narrow
+
+
+def _narrower(space: AnySpace, width: float) -> AnySpace | None:
+    """The space with so much of its channels; None where it cannot be scaled so far."""
+    try:
+        return space.narrower(width)
+    except InputError:
+        return None
 
 
 def training_macs(space: AnySpace, info: DataInfo, recipe: Recipe, choices: Choices) -> int:

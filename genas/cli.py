@@ -120,12 +120,11 @@ def fit(
     from supernet import InputError, read_table
 
     if source.endswith(".jsonl"):
-        from genas.config import Run, RunSettings, check_name
-        from genas.yaml_reader import Document, apply_overrides, validate
+        from genas.config import Run, RunSettings, check_name, override
+        from genas.yaml_reader import Document, validate
 
         table = Path(source)
-        document = apply_overrides(Document({}, source, {}), overrides or [], RunSettings().model_dump(mode="json"))
-        settings = validate(RunSettings, document)
+        settings = validate(RunSettings, override(Document({}, source, {}), overrides or []))
         loaded = Run(folder=Path(logs) / check_name(settings.name or table.stem), settings=settings)
         if (loaded.folder / "store.db").exists():
             raise InputError(f"{loaded.folder} is a run with labels of its own; choose another with --set name=NAME")
@@ -253,7 +252,9 @@ def evaluate(
 
 @app.command()
 def cost(
-    source: Annotated[str, typer.Argument(metavar="SPACE|CONFIG", help="A space, such as op_subset, or as for run.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SPACE|CONFIG", help="A space, op_subset or davidnet, or as for run.")
+    ],
     arch: Annotated[str, typer.Option("--arch", help="The architecture, as status and reports print it.")],
     counter: Annotated[Literal["genas", "thop"], typer.Option(help="thop counts a second time.")] = "genas",
     overrides: Overrides = None,

@@ -23,7 +23,7 @@ from predictor import GraphPredictorSettings
 from supernet import COST_NAMES, InputError, OpSubset, Settings
 from supernet.files import read_proved_text, write_proved_text
 from supernet.settings import nearest
-from supernet.spaces import AnySpace
+from supernet.spaces import SPACES, AnySpace, kind
 from training import DataSettings, Recipe
 
 _RECIPES = Path(__file__).resolve().parent.parent / "config"
@@ -127,9 +127,17 @@ def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path
     document, name = _document(str(source), Path(logs))
     for stage in ("generate", "retrain"):
         _spell_out(document.value, stage)
-    defaults = RunSettings().model_dump(mode="json")
-    settings = validate(RunSettings, apply_overrides(document, overrides, defaults))
+    settings = validate(RunSettings, override(document, overrides))
     return Run(folder=Path(logs) / check_name(settings.name or name), settings=settings)
+
+
+def override(document: Document, overrides: Iterable[str]) -> Document:
+    """A recipe with ``key=value`` texts applied; defaults of lists are those of the space that it has with them."""
+    overrides = list(overrides)
+    choosing = [text for text in overrides if text.partition("=")[0].strip() in ("space", "space.kind")]
+    chosen = SPACES.get(kind(apply_overrides(document, choosing).value.get("space")))
+    space = {} if chosen is None else chosen().model_dump(mode="json")
+    return apply_overrides(document, overrides, {**RunSettings().model_dump(mode="json"), "space": space})
 
 
 def find_run(name: str, logs: str | Path = "logs") -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from supernet import ArchGraph, Architecture, SearchSpace, graph_costs
-from supernet.spaces import SPACES, AnySpace
+from supernet.spaces import SPACES, AnySpace, space_class
 
 CONVENTION = (
     "macs: multiply-accumulates of convolutions and linear weights for one image; "
@@ -37,9 +37,11 @@ def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -
     from genas.yaml_reader import Document, apply_overrides, validate
 
     if source in SPACES:
-        kind = SPACES[source]
         bare = [override.removeprefix("space.") for override in overrides]
-        return validate(kind, apply_overrides(Document({}, source, {}), bare, kind().model_dump(mode="json")))
+        document = Document({"kind": source}, source, {})
+        choosing = [override for override in bare if override.partition("=")[0].strip() == "kind"]
+        chosen = space_class(apply_overrides(document, choosing).value)
+        return validate(chosen, apply_overrides(document, bare, chosen().model_dump(mode="json")))
     from genas.config import load_run
     from genas.stages import resolve_space
 
@@ -49,16 +51,19 @@ def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -
 def _thop(graph: ArchGraph, macs: int) -> dict[str, Any]:
     import torch
     from thop import profile
+    from thop.vision.basic_hooks import count_normalization
 
+    from supernet.modules import GhostBatchNorm
     from supernet.network import build_network
 
     first = next(node for node in graph.nodes if node.op == "input")
     side = first.integer("resolution")
     network = build_network(graph).eval()  # a copy of its own: thop leaves buffers in what it counts
-    counted, params = profile(network, (torch.zeros(1, first.integer("out"), side, side),), verbose=False)
+    images = torch.zeros(1, first.integer("out"), side, side)
+    counted, params = profile(network, (images,), {GhostBatchNorm: count_normalization}, verbose=False)
     return {
         "macs": int(counted),
         "params": int(params),
         "difference": int(counted) - macs,
-        "convention": ("thop also counts batch norms, four operations a value, and the additions of the global mean"),
+        "convention": ("thop also counts batch norms, four operations a value, and the additions of averages"),
     }

@@ -359,16 +359,21 @@ def _step(holder: Any, part: str, path: KeyPath, place: str, source: str) -> str
 
 @dataclass(frozen=True)
 class _Problem:
-    """One of pydantic's errors, its path in the document, and the keys known around it."""
+    """One of pydantic's errors, its path in the document, and the keys known around it.
+
+    Attributes:
+        owners: members of a union that know the key, while the document chose another.
+    """
 
     path: KeyPath
     error: dict[str, Any]
     known: list[str]
+    owners: list[str]
 
 
 def _discriminator(error: dict[str, Any]) -> str:
-    """The key by which the members of a union are told apart."""
-    return str(error["ctx"]["discriminator"]).strip("'")
+    """The key by which the members of a union are told apart; a function that finds it has the key's name."""
+    return str(error["ctx"]["discriminator"]).strip("'()")
 
 
 def _follows(error: dict[str, Any]) -> bool:
@@ -385,6 +390,8 @@ def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) 
     value: Any = document.value
     models = [model]
     around = models
+    others: list[type[BaseModel]] = []
+    rivals = others
     path: KeyPath = ()
     location = tuple(error["loc"])
     for position, part in enumerate(location):
@@ -394,19 +401,24 @@ def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) 
             and isinstance(part, str)
             and (part in value or (last and error["type"] == "missing"))
         ):
-            around = models
+            around, rivals, others = models, others, []
             fields = [entry.model_fields[part].annotation for entry in models if part in entry.model_fields]
             models = [found for annotation in fields for found in _models(annotation)] if fields else models
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             value = value[part]
+            rivals = others = []
         else:
-            models = [entry for entry in models if entry.__name__ == part or part in _tags(entry)] or models
+            chosen = [entry for entry in models if entry.__name__ == part or part in _tags(entry)] or models
+            others = [entry for entry in models if entry not in chosen]
+            models = chosen
             continue
         path = (*path, part)
     if error["type"] == "union_tag_invalid" and isinstance(value, dict):
         path = (*path, _discriminator(error))
-    return _Problem(path, error, list(dict.fromkeys(name for entry in around for name in entry.model_fields)))
+    known = list(dict.fromkeys(name for entry in around for name in entry.model_fields))
+    owners = [str(tag) for entry in rivals if path and path[-1] in entry.model_fields for tag in _tags(entry)]
+    return _Problem(path, error, known, owners)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any type annotation
@@ -419,7 +431,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any typ
 def _tags(model: type[BaseModel]) -> set[object]:
     """The values of a model's fields of one fixed value, by which unions are told apart."""
     annotations = [field.annotation for field in model.model_fields.values()]
-    return {tag for annotation in annotations if get_origin(annotation) is Literal for tag in get_args(annotation)}
+    fixed = [get_args(annotation) for annotation in annotations if get_origin(annotation) is Literal]
+    return {tag for values in fixed if len(values) == 1 for tag in values}
 
 
 def _message(problem: _Problem, errors: list[dict[str, Any]]) -> str:
@@ -429,7 +442,8 @@ def _message(problem: _Problem, errors: list[dict[str, Any]]) -> str:
     value = error["input"]
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown {name}; {nearest(str(path[-1]), problem.known)}"
+            elsewhere = f" (a setting of {' and '.join(problem.owners)})" if problem.owners else ""
+            return f"unknown {name}{elsewhere}; {nearest(str(path[-1]), problem.known)}"
         case "missing":
             return f"{name} is missing"
         case "value_error" | "assertion_error":

@@ -3,6 +3,7 @@
 Networks (torch) are in :mod:`supernet.network`, stand-alone source in :mod:`supernet.export`.
 """
 
+from supernet.davidnet import DavidNet
 from supernet.graph import ArchGraph, Node
 from supernet.op_subset import OpSubset
 from supernet.operations import COST_NAMES, Costs, graph_costs
@@ -16,6 +17,7 @@ __all__ = [
     "Architecture",
     "Choices",
     "Costs",
+    "DavidNet",
     "InputError",
     "LabelRow",
     "LabelTable",

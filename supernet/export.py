@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Mapping
 
 from supernet.graph import ArchGraph
-from supernet.network import ShiftedConv, layer_call, node_names
+from supernet.modules import HELPERS
+from supernet.network import layer_call, node_names
 from supernet.operations import graph_costs, layers
 
 
@@ -43,9 +44,9 @@ def network_source(graph: ArchGraph, title: str, constants: Mapping[str, object]
         calls = []
         for layer in layers(node):
             kind, arguments, options = layer_call(layer)
-            prefix = "" if kind is ShiftedConv else "nn."
-            if kind is ShiftedConv:
-                helpers["ShiftedConv"] = inspect.getsource(ShiftedConv)
+            if kind in HELPERS:
+                helpers[kind.__name__] = inspect.getsource(kind)
+            prefix = "" if kind in HELPERS else "nn."
             values = [repr(value) for value in arguments] + [f"{key}={value!r}" for key, value in options.items()]
             calls.append(f"{prefix}{kind.__name__}({', '.join(values)})")
         if len(calls) <= 1:
@@ -69,7 +70,7 @@ def network_source(graph: ArchGraph, title: str, constants: Mapping[str, object]
         forward=textwrap.indent("\n".join(forward), " " * 8),
         input=input_name,
         output=last,
-        padding="from torch.nn import functional as F\n" if helpers else "",
+        padding="from torch.nn import functional as F\n" if "F." in "".join(helpers.values()) else "",
     )
     return body
 

@@ -11,30 +11,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from supernet.graph import ArchGraph
+from supernet.modules import GhostBatchNorm, Scale, ShiftedConv
 from supernet.operations import JOINS, Layer, layers
 from supernet.settings import InputError
 
 
-class ShiftedConv(nn.Module):
-    """Halve the side: two 1x1 convolutions with stride 2, the second on the picture shifted by one pixel."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(in_channels, out_channels // 2, 1, bias=False)
-        self.second = nn.Conv2d(in_channels, out_channels - out_channels // 2, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # An odd side needs a pixel at the far edge, so that both halves have the same shape.
-        padded = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        # The stride is a slice: oneDNN's own strided 1x1 kernel writes past its buffer where channels
-        # are few (its issue 6035), which crashes training on a CPU.
-        return torch.cat([self.first(x[:, :, ::2, ::2]), self.second(padded[:, :, 1::2, 1::2])], dim=1)
-
-
-def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[int, ...], dict[str, object]]:
+def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[float, ...], dict[str, object]]:
     """The class and arguments that make a layer: what the builder calls and what exported source says."""
     if layer.kind == "conv":
         options: dict[str, object] = {}
@@ -51,16 +35,26 @@ def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[int, ...], dict[str
     if layer.kind == "shifted_conv":
         return ShiftedConv, (layer.in_channels, layer.out_channels), {}
     if layer.kind == "batch_norm":
+        if layer.value:
+            return GhostBatchNorm, (layer.out_channels, int(layer.value)), {}
         return nn.BatchNorm2d, (layer.out_channels,), {}
     if layer.kind == "relu":
         return nn.ReLU, (), {}
     if layer.kind == "relu6":
         return nn.ReLU6, (), {}
+    if layer.kind == "celu":
+        return nn.CELU, (layer.value,), {}
+    if layer.kind == "scale":
+        return Scale, (layer.value,), {}
+    if layer.kind == "max_pool":
+        return nn.MaxPool2d, (layer.kernel,), {}
+    if layer.kind == "avg_pool":
+        return nn.AvgPool2d, (layer.kernel,), {}
     if layer.kind == "global_mean":
         return nn.AdaptiveAvgPool2d, (1,), {}
     if layer.kind == "flatten":
         return nn.Flatten, (), {}
-    return nn.Linear, (layer.in_channels, layer.out_channels), {}
+    return nn.Linear, (layer.in_channels, layer.out_channels), {} if layer.bias else {"bias": False}
 
 
 def node_names(graph: ArchGraph) -> list[str]:

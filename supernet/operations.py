@@ -16,7 +16,10 @@ from typing import Literal, NamedTuple
 from supernet.graph import ArchGraph, Node
 from supernet.settings import InputError, nearest
 
-LayerKind = Literal["conv", "shifted_conv", "batch_norm", "relu", "relu6", "global_mean", "flatten", "linear"]
+LayerKind = Literal[
+    "conv", "shifted_conv", "batch_norm", "relu", "relu6", "celu", "scale", "max_pool", "avg_pool", "global_mean",
+    "flatten", "linear",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,9 @@ class Layer:
 
     ``shifted_conv`` is the factorized reduce of DARTS: two 1x1 convolutions with stride 2, one on
     the picture and one on the picture shifted by a pixel, each giving half of the output channels.
+    A pool's stride is its kernel, and an incomplete window at the far edge is left out. ``bias`` is of
+    linear layers; convolutions have none. ``value`` is the one number of the layers that need one: images
+    in a ghost group of a batch norm (0: the whole batch), alpha of a CELU, factor of a scale.
     """
 
     kind: LayerKind
@@ -34,6 +40,8 @@ class Layer:
     stride: int = 1
     dilation: int = 1
     groups: int = 1
+    bias: bool = True
+    value: float = 0.0
 
 
 class Costs(NamedTuple):
@@ -108,7 +116,24 @@ def _global_mean(node: Node) -> tuple[Layer, ...]:
 
 
 def _linear(node: Node) -> tuple[Layer, ...]:
-    return (Layer("linear", node.integer("in"), node.integer("out")),)
+    """With a bias, but for ``bias`` 0."""
+    return (Layer("linear", node.integer("in"), node.integer("out"), bias=bool(node.get("bias", 1))),)
+
+
+def _plain_conv(node: Node) -> tuple[Layer, ...]:
+    """A convolution and nothing else."""
+    return (_conv(node.integer("in"), node.integer("out"), node.integer("kernel"), node.integer("stride")),)
+
+
+def _norm(node: Node) -> tuple[Layer, ...]:
+    """Batch norm, of groups of ``ghost`` images where that is not 0."""
+    channels = node.integer("out")
+    return (Layer("batch_norm", channels, channels, value=node.get("ghost")),)
+
+
+def _global_max(node: Node) -> tuple[Layer, ...]:
+    """The largest value of each channel; ``kernel`` is the side that is left."""
+    return (Layer("max_pool", kernel=node.integer("kernel")), Layer("flatten"))
 
 
 def _nothing(node: Node) -> tuple[Layer, ...]:
@@ -125,6 +150,14 @@ OPERATIONS: dict[str, Callable[[Node], tuple[Layer, ...]]] = {
     "concat": _nothing,
     "global_mean": _global_mean,
     "linear": _linear,
+    "conv": _plain_conv,
+    "batch_norm": _norm,
+    "relu": lambda node: (Layer("relu"),),
+    "celu": lambda node: (Layer("celu", value=node.get("alpha", 1.0)),),
+    "max_pool": lambda node: (Layer("max_pool", kernel=node.integer("kernel")),),
+    "avg_pool": lambda node: (Layer("avg_pool", kernel=node.integer("kernel")),),
+    "global_max": _global_max,
+    "scale": lambda node: (Layer("scale", value=node.get("factor", 1.0)),),
 }
 
 
@@ -149,7 +182,7 @@ def node_costs(node: Node) -> Costs:
         elif layer.kind == "linear":
             linear_macs += layer.in_channels * layer.out_channels
             activations += layer.out_channels
-            params += (layer.in_channels + 1) * layer.out_channels
+            params += (layer.in_channels + layer.bias) * layer.out_channels
         elif layer.kind == "batch_norm":
             params += 2 * layer.out_channels
     return Costs(conv_macs + linear_macs, conv_macs, params, activations)
@@ -160,7 +193,7 @@ def graph_costs(graph: ArchGraph) -> Costs:
     return Costs(*(sum(column) for column in zip(*(node_costs(node) for node in graph.nodes), strict=True)))
 
 
-def operation(op: str, name: str = "", **attributes: int) -> Node:
+def operation(op: str, name: str = "", **attributes: float) -> Node:
     """A node that can be built, with its ``macs`` and ``params`` filled in.
 
     ``in_`` stands for the attribute ``in``, which is a keyword of Python.

@@ -86,6 +86,9 @@ class SearchSpace(Protocol):
     def cheapest(self, cost: str) -> Architecture:
         """A valid architecture with the least of one cost."""
 
+    def narrower(self, factor: float) -> SearchSpace:
+        """The space of the same architectures with about ``factor`` of the channels. Raises InputError."""
+
 
 def architectures(space: SearchSpace, choices: Choices) -> list[Architecture]:
     """The rows of a batch as values."""

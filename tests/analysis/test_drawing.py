@@ -2,11 +2,12 @@ import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import draw_graph
-from supernet import ArchGraph, Architecture, Node, OpSubset, architectures
+from supernet import ArchGraph, Architecture, DavidNet, Node, OpSubset, architectures
 
 SVG = "{http://www.w3.org/2000/svg}"
 SPACE = OpSubset()
@@ -105,6 +106,15 @@ def test_legend_names_each_kind_once_and_kinds_keep_their_colour():
         assert set(entries) == {node.op for node in graph.nodes}
         assert len(set(entries.values())) == len(entries)
         assert all(seen.setdefault(op, fill) == fill for op, fill in entries.items())
+
+
+@pytest.mark.parametrize("activation", ["relu", "celu"])
+def test_kinds_of_one_drawing_differ_in_colour(activation):
+    space = DavidNet(activation=activation)
+    svg = draw_graph(space.graph(space.parse("128r-max 256-average 512r-max")))
+    group = next(group for group in ET.fromstring(svg).iter(f"{SVG}g") if group.get("class") == "legend")
+    colours = [rect.get("fill") for rect in group.iter(f"{SVG}rect")]
+    assert len(colours) == len(set(colours)) == 10
 
 
 def test_names_from_elsewhere_are_text():

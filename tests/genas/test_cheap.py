@@ -62,9 +62,8 @@ class Rigid(OpSubset):
 
     input_size: Annotated[int, Field(ge=8)] = 8
 
-    @property
-    def narrower(self):
-        raise AttributeError("narrower")
+    def narrower(self, factor):
+        raise InputError("it cannot")
 
 
 def test_a_space_that_cannot_be_scaled_has_no_such_defaults_and_refuses_them(info):
@@ -72,7 +71,7 @@ def test_a_space_that_cannot_be_scaled_has_no_such_defaults_and_refuses_them(inf
     assert list(default_settings(rigid, info, RECIPE)) == [
         "half_epochs", "quarter_epochs", "eighth_epochs", "quarter_images",
     ]  # fmt: skip
-    with pytest.raises(InputError, match=r"fidelity\.settings\.thin\.width: space 'op_subset' cannot be made narrower"):
+    with pytest.raises(InputError, match=r"thin\.width: space .op_subset. cannot be made so narrow"):
         cheapen("thin", CheapSetting(width=0.5), rigid, info, DATA, RECIPE)
     with pytest.raises(InputError, match=r"small\.input_size: space 'op_subset' takes no pictures of 4x4"):
         cheapen("small", CheapSetting(input_size=4), rigid, info, DATA, RECIPE)

@@ -93,6 +93,10 @@ class TestAnswers:
         assert "14,461,696" in text
         assert "1 MAC = 2 FLOPs" in text
 
+    def test_cost_of_another_space(self, genas):
+        answer = genas("cost", "davidnet", "--arch", "128r-max 256-max 512r-max", "--set", "classes=10", "--json")
+        assert (answer.code, json.loads(answer.out)["params"]) == (0, 6_573_849)
+
     @pytest.mark.filterwarnings("ignore:distutils:DeprecationWarning")
     def test_cost_counted_twice(self, genas):
         answer = genas("cost", "op_subset", "--arch", WINNER, "--counter", "thop", "--json")
@@ -198,6 +202,9 @@ WRONG = {
     "unknown run": ("status tinny --logs {logs}", "Did you mean 'tiny'"),
     "no run at all": ("status tiny", "there is no run"),
     "unknown space": ("cost op_subsets --arch 1", "'op_subsets'"),
+    "unknown kind of space": ("generate {recipe} --set space.kind=davidnett", "Did you mean 'davidnet'"),
+    "setting of another space": ("generate {recipe} --set space.widths=[1]", "a setting of davidnet"),
+    "architecture of two stages too few": ("cost davidnet --arch 128-max", "a word for each of three stages"),
     "architecture too short": ("cost op_subset --arch 111000", "5 layers of 6 digits"),
     "architecture with an empty layer": (f"cost op_subset --arch {'0' * 30}", "layer 1 applies no"),
     "unknown counter": (f"cost op_subset --arch {'1' * 30} --counter top", "'top'"),

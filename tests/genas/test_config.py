@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from genas.config import check_name, differences, find_run, load_run, save_settings
-from supernet import InputError
+from supernet import DavidNet, InputError, OpSubset
 from supernet.settings import UnavailableError
 
 BAD_NAMES = ["../x", "/etc", "a/b", "", ".", "..", ".hidden", "-x", "a b", "a\0b", "a\n", "é", "x" * 65, "x" * 300]
@@ -72,6 +72,46 @@ def test_overrides_are_checked_and_named(recipe):
         load_run(recipe, ["limits.macs=0"])
 
 
+def test_spaces_are_told_apart_by_their_kind(recipe):
+    recipe.write_text("space: {input_size: 8}\n")
+    assert load_run(recipe).settings.space == OpSubset(input_size=8)
+    chosen = load_run(recipe, ["space.widths.0=0.3", "space.kind=davidnet", "space.residuals=[1]"]).settings.space
+    assert chosen == DavidNet(input_size=8, widths=(0.3, 0.5, 0.75, 1.0, 1.25), residuals=(1,))
+    assert chosen.model_fields_set == {"input_size", "kind", "widths", "residuals"}
+    recipe.write_text("space:\n  kind: davidnet\n  widths: [1]\n  poolings: [average]\n")
+    assert load_run(recipe).settings.space == DavidNet(widths=(1.0,), poolings=("average",))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        ("space: {kind: davidnt}", [], r"tiny\.yml:1: key 'space.kind': unknown kind 'davidnt'; .*mean 'davidnet'"),
+        ("space: {kind: 3}", [], "unknown kind '3'; known: op_subset, davidnet"),
+        ("space: {}", ["space.kind=dag"], "--set space.kind=dag: key 'space.kind': unknown kind 'dag'"),
+        ("space: 3", [], r"tiny\.yml:1: key 'space': expected keys and values, got 3"),
+        (
+            "space:\n  kind: davidnet\n  head_channels: 8",
+            [],
+            r"tiny\.yml:3: unknown key 'space.head_channels' \(a setting of op_subset\); known: kind, input_size",
+        ),
+        ("space: {widths: [1]}", [], r"unknown key 'space.widths' \(a setting of davidnet\); known: kind, layers"),
+        (
+            "space:\n  layers: [{channels: 8}]",
+            ["space.kind=davidnet"],
+            r"tiny\.yml:2: unknown key 'space.layers' \(a setting of op_subset\)",
+        ),
+        ("space: {kind: davidnet}", ["space.layers.0.channels=8"], r"unknown key 'space.layers' \(a setting of op_s"),
+        ("space: {kind: davidnet, widths: [1, 2.x]}", [], "'space.widths.1': expected a number"),
+        ("space: {kind: davidnet, poolings: [mx]}", [], "expected one of 'max' or 'average', got 'mx'. Did you mean"),
+        ("space: {kind: davidnet, colour: 3}", [], "unknown key 'space.colour'; known: kind"),
+    ],
+)
+def test_settings_of_one_space_are_not_taken_for_another(text, overrides, said, recipe):
+    recipe.write_text(text)
+    with pytest.raises(InputError, match=said):
+        load_run(recipe, overrides)
+
+
 def test_what_is_nowhere_is_refused_with_the_nearest_recipe(tmp_path):
     with pytest.raises(InputError, match="Did you mean 'quickstart'"):
         load_run("quikstart", logs=tmp_path)
@@ -85,6 +125,13 @@ def test_saved_settings_are_the_run(recipe, tmp_path):
     again = load_run("tiny", logs=tmp_path / "logs")
     assert again == run
     assert sorted(path.name for path in run.folder.iterdir()) == ["config.yml"]
+
+
+def test_saved_settings_of_another_space_are_the_run(recipe, tmp_path):
+    recipe.write_text("space: {kind: davidnet, input_size: 8, classes: 10}\n")
+    run = load_run(recipe, logs=tmp_path / "logs")
+    save_settings(run)
+    assert load_run("tiny", logs=tmp_path / "logs") == run
 
 
 def test_a_run_goes_before_a_bundled_recipe_of_its_name(tmp_path):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from genas.costing import CONVENTION, cost, find_space
-from supernet import InputError, OpSubset
+from supernet import DavidNet, InputError, OpSubset
 
 WINNER = "111000 011101 111111 111111 011101"
 
@@ -62,6 +62,24 @@ def test_a_space_by_its_name_takes_overrides_with_and_without_prefix():
     assert find_space("op_subset", ["classes=10", "space.stem_channels=8"]) == OpSubset(classes=10, stem_channels=8)
 
 
+def test_a_kind_of_space_may_be_chosen_and_then_set():
+    assert find_space("davidnet", ["classes=10", "space.widths.0=0.1", "widths.2=0.7"]) == DavidNet(
+        classes=10, widths=(0.1, 0.5, 0.7, 1.0, 1.25)
+    )
+    assert find_space("op_subset", ["widths.1=0.6", "space.kind=davidnet"]) == DavidNet(
+        widths=(0.25, 0.6, 0.75, 1.0, 1.25)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:distutils:DeprecationWarning")
+def test_thop_counts_the_same_weights_of_a_davidnet():
+    space = DavidNet(classes=10, input_size=8, widths=(0.0625,))
+    result = cost(space, space.default, "thop")
+    assert result["thop"]["params"] == result["params"]
+    norms = 4 * (64 * 8**2 + 3 * 8 * 4**2 + 16 * 2**2 + 3 * 32)
+    assert result["thop"]["difference"] == norms
+
+
 def test_a_space_of_a_recipe_has_the_classes_of_its_images(recipe, tmp_path):
     space = find_space(str(recipe), logs=str(tmp_path))
     assert (space.classes, space.input_channels, len(space.layers)) == (10, 1, 2)
@@ -71,6 +89,10 @@ def test_a_space_of_a_recipe_has_the_classes_of_its_images(recipe, tmp_path):
     ("source", "overrides", "message"),
     [
         ("op_subsets", [], "neither a recipe file"),
+        ("davidnets", [], "neither a recipe file"),
+        ("davidnet", ["layers=3"], "unknown key 'layers'"),
+        ("davidnet", ["input_size=7"], "at least 8"),
+        ("op_subset", ["kind=davidnett"], "Did you mean 'davidnet'"),
         ("op_subset", ["clases=10"], "Did you mean 'classes'"),
         ("op_subset", ["classes=1"], "at least 2"),
         ("op_subset", ["classes"], "expected KEY=VALUE"),

@@ -232,7 +232,11 @@ BAD_RECIPE = {
         4,
         r"unknown key 'data.grey'; known: kind, path, gray. Did you mean 'gray'\?",
     ),
-    "key of the other member": ("data:\n  kind: digits\n  path: a", 3, "unknown key 'data.path'; known: kind, train"),
+    "key of the other member": (
+        "data:\n  kind: digits\n  path: a",
+        3,
+        r"'data.path' \(a setting of folder\); known: kind, train",
+    ),
     "dotted key": ("space.stem_channels: 8", 1, "unknown key 'space.stem_channels'"),
     "missing key": ("note: a\ndata:\n  kind: folder", 2, "key 'data.path' is missing"),
     "missing in a list": ("space:\n  layers:\n   - stride: 2", 3, "key 'space.layers.0.channels' is missing"),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from safetensors.torch import save_file
 
-from supernet import OpSubset
+from supernet import DavidNet, OpSubset
 from supernet.export import network_source
 from supernet.network import build_network
 from supernet.op_subset import LayerSettings
@@ -18,6 +18,9 @@ SPACE = OpSubset(
     input_size=7,
     head_channels=16,
     classes=5,
+)
+DAVIDNET = DavidNet(
+    input_size=17, input_channels=2, classes=5, stem_channels=6, widths=(0.0625, 0.1, 0.2), ghost_images=2
 )
 TEXTS = ("100000 100000 100000", "111111 111111 111111", "010000 001000 000010", "000100 100001 110000")
 
@@ -31,23 +34,33 @@ def imported(source, path):
     return module
 
 
-def trained_a_little(graph, seed):
+def images_for(space, count):
+    return torch.randn(count, space.input_channels, space.input_size, space.input_size)
+
+
+def trained_a_little(space, graph, seed):
     """A network whose running statistics and biases are not those of the first day."""
     network = build_network(graph, seed)
     network.train()
-    side = SPACE.input_size
     for _ in range(2):
-        network(torch.randn(4, SPACE.input_channels, side, side))
+        network(images_for(space, 4))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return network.eval()
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_exported_source_is_the_network(text, tmp_path):
-    graph = SPACE.graph(SPACE.parse(text))
-    network = trained_a_little(graph, 3)
+@pytest.mark.parametrize(
+    ("space", "text"),
+    [
+        *((SPACE, text) for text in TEXTS),
+        (DAVIDNET, "8r-max 24-average 104r-max"),
+        (DAVIDNET, "16-max 48r-max 48-average"),
+    ],
+)
+def test_exported_source_is_the_network(space, text, tmp_path):
+    graph = space.graph(space.parse(text))
+    network = trained_a_little(space, graph, 3)
     module = imported(network_source(graph, "a title"), tmp_path / "model.py")
     exported = module.Network()
     assert list(exported.state_dict()) == list(network.state_dict())
@@ -57,9 +70,20 @@ def test_exported_source_is_the_network(text, tmp_path):
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
         assert loaded.state_dict()[name].dtype == tensor.dtype
-    images = torch.randn(3, SPACE.input_channels, SPACE.input_size, SPACE.input_size)
+    images = images_for(space, 5)
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), network(images), rtol=0, atol=1e-6)
+        # Trained further, too: two groups of a ghost norm are no plain one.
+        torch.testing.assert_close(loaded.train()(images), network.train()(images), rtol=0, atol=1e-6)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor)
+
+
+def test_source_brings_along_what_torch_does_not_have_and_no_more(tmp_path):
+    plain = DavidNet(ghost_images=0)
+    for space, helpers in ((DavidNet(), {"GhostBatchNorm", "Scale"}), (plain, {"Scale"}), (SPACE, {"ShiftedConv"})):
+        tree = ast.parse(network_source(space.graph(space.parse(TEXTS[0]) if space is SPACE else space.default), "one"))
+        assert {node.name for node in tree.body if isinstance(node, ast.ClassDef)} == {*helpers, "Network"}
 
 
 @given(spaces_with_architecture())
@@ -86,7 +110,7 @@ def test_exported_source_needs_torch_and_the_standard_library_alone(given_pair):
         name: value.shape for name, value in network.state_dict().items()
     }
     exported.load_state_dict(network.state_dict())
-    images = torch.randn(2, space.input_channels, space.input_size, space.input_size)
+    images = images_for(space, 2)
     with torch.no_grad():
         torch.testing.assert_close(exported.eval()(images), network.eval()(images))
 

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet import ArchGraph, Architecture, InputError, Node, OpSubset, architectures, graph_costs
-from supernet.network import ShiftedConv, build_network, node_names
+from supernet.modules import ShiftedConv
+from supernet.network import build_network, node_names
 from supernet.op_subset import LayerSettings
 from supernet.operations import JOINS, OPERATIONS, node_costs, operation
 from tests.supernet.spaces import spaces_with_architecture
@@ -92,24 +93,66 @@ CONTRACT = {
     "sum": ({"out": 4},),
     "concat": ({"out": 8},),
     "global_mean": ({"in": 4, "out": 4},),
-    "linear": ({"in": 4, "out": 7},),
+    "linear": ({"in": 4, "out": 7}, {"in": 4, "out": 7, "bias": 0}),
+    "conv": (
+        {"in": 5, "out": 4, "kernel": 1, "stride": 1},
+        {"in": 5, "out": 4, "kernel": 3, "stride": 1},
+        {"in": 4, "out": 5, "kernel": 3, "stride": 2},
+    ),
+    "batch_norm": ({"out": 4}, {"out": 4, "ghost": 2}),
+    "relu": ({"out": 4},),
+    "celu": ({"out": 4}, {"out": 4, "alpha": 0.075}),
+    "max_pool": ({"out": 4, "kernel": 2, "stride": 2}, {"out": 4, "kernel": 3, "stride": 3}),
+    "avg_pool": ({"out": 4, "kernel": 2, "stride": 2},),
+    "global_max": ({"in": 4, "out": 4},),
+    "scale": ({"out": 4, "factor": 0.125},),
 }
+
+
+EXPECTED = {
+    "relu": lambda images, node: images.clamp(min=0),
+    "celu": lambda images, node: torch.where(
+        images > 0, images, node.get("alpha", 1) * torch.expm1(images / node.get("alpha", 1))
+    ),
+    "max_pool": lambda images, node: windows(images, node.integer("kernel")).amax(dim=(3, 5)),
+    "avg_pool": lambda images, node: windows(images, node.integer("kernel")).mean(dim=(3, 5)),
+    "global_max": lambda images, node: images.amax(dim=(2, 3)),
+    "global_mean": lambda images, node: images.mean(dim=(2, 3)),
+    "scale": lambda images, node: images * node.get("factor"),
+}
+"""What operations without weights give."""
+
+
+def windows(images, size):
+    """Whole windows alone, (batch, channels, rows, size, columns, size)."""
+    count = images.shape[2] // size
+    return images[:, :, : count * size, : count * size].unflatten(3, (count, size)).unflatten(2, (count, size))
 
 
 def test_the_contract_covers_every_operation():
     assert CONTRACT.keys() == OPERATIONS.keys()
 
 
-@pytest.mark.parametrize("side", [1, 7, 8])
-@pytest.mark.parametrize(("op", "attributes"), [(op, one) for op, several in CONTRACT.items() for one in several])
+@pytest.mark.parametrize(
+    ("op", "attributes", "side"),
+    [
+        (op, one, side)
+        for op, several in CONTRACT.items()
+        for one in several
+        for side in (1, 7, 8)
+        if not (op.endswith("_pool") and side < one["kernel"])
+    ],
+)
 def test_every_operation_builds_and_costs_what_the_flop_counter_says(op, attributes, side):
     """One node between an input and nothing else; joins are given the same tensor twice."""
     stride = attributes.get("stride", 1)
-    resolution = 1 if op in ("global_mean", "linear") else -(-side // stride)
+    flat = op in ("global_mean", "global_max", "linear")
+    resolution = side // stride if op.endswith("_pool") else 1 if flat else -(-side // stride)
     channels = 4 if op in JOINS else attributes.get("in", attributes["out"])
     first = Node("input", (("out", channels), ("resolution", side)), "images")
     images = torch.randn(2, channels) if op == "linear" else torch.randn(2, channels, side, side)
-    node = Node(op, (*attributes.items(), ("resolution", resolution)), "tested")
+    window = {"kernel": side} if op == "global_max" else {}
+    node = Node(op, tuple({**attributes, **window, "resolution": resolution}.items()), "tested")
     if op == "input":
         graph = ArchGraph((node,), ())
     elif op in JOINS:
@@ -121,7 +164,7 @@ def test_every_operation_builds_and_costs_what_the_flop_counter_says(op, attribu
     output = network(images)
     assert counted_macs(network, images[:1]) == node_costs(node).macs
     assert node_costs(node).params == sum(parameter.numel() for parameter in network.parameters())
-    if op in ("global_mean", "linear"):
+    if flat:
         assert output.shape == (2, attributes["out"])
     else:
         assert output.shape == (2, attributes["out"] if op != "input" else channels, resolution, resolution)
@@ -129,6 +172,8 @@ def test_every_operation_builds_and_costs_what_the_flop_counter_says(op, attribu
         torch.testing.assert_close(output, 2 * images)
     if op == "concat":
         torch.testing.assert_close(output, torch.cat([images, images], dim=1))
+    if op in EXPECTED:
+        torch.testing.assert_close(output, EXPECTED[op](images, node))
 
 
 @given(spaces_with_architecture())
@@ -211,7 +256,7 @@ def plain(op, name="", **attributes):
             ((0, 1),),
             "'sep_convolution' cannot be built; known: .*'sep_conv'",
         ),
-        ((plain("input"), Node("conv")), ((0, 1),), "operation 'conv' cannot be built"),
+        ((plain("input"), Node("convolve")), ((0, 1),), "operation 'convolve' cannot be built"),
         ((plain("skip"),), (), "expected one input and one output, got 0 and 1"),
         ((plain("input"), plain("input"), plain("sum")), ((0, 2), (1, 2)), "one input and one output, got 2 and 1"),
         ((plain("input"), plain("skip"), plain("skip")), ((0, 1), (0, 2)), "one input and one output, got 1 and 2"),
