@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from genas.examining import doctor
     from genas.fitting import fit
     from genas.generating import export_table, generate
+    from genas.memory import memory
     from genas.overview import evaluate
     from genas.pipeline import run_all
     from genas.ranking import fidelity
@@ -45,6 +46,7 @@ _HOMES = {
     "fit": "genas.fitting",
     "generate": "genas.generating",
     "load_run": "genas.config",
+    "memory": "genas.memory",
     "read_table": "supernet",
     "report": "genas.standing",
     "retrain": "genas.retraining",
@@ -65,6 +67,7 @@ __all__ = [
     "fit",
     "generate",
     "load_run",
+    "memory",
     "read_table",
     "report",
     "retrain",

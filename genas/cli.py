@@ -272,6 +272,28 @@ def cost(
 
 
 @app.command()
+def memory(
+    source: Source,
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="One architecture; three within the limits where left out.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="What trainings would run on.")] = "auto",
+    gigabytes: Annotated[
+        float | None, typer.Option("--gigabytes", help="Memory of the device; this machine's where left out.")
+    ] = None,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """What a training needs of the device's memory, the largest batch that fits, and how many fit side by side."""
+    from genas.memory import memory as question
+    from genas.words import remembered
+
+    result = question(_load(source, overrides, logs), arch, device, gigabytes)
+    _answer(result, as_json, remembered(result))
+
+
+@app.command()
 def doctor(
     source: Annotated[
         str | None,

@@ -17,6 +17,9 @@ from supernet import ArchGraph, LabelTable
 from supernet.network import build_network
 from training import DataInfo, Recipe, Split, load_split, train
 
+_TIMED_ON_CPU = 32
+"""Images of a timed batch there."""
+
 
 def estimate(run: Run) -> dict[str, Any]:
     """What a run would do: trainings, and seconds from one timed batch of an architecture of median MACs."""
@@ -68,14 +71,19 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int]) -> list[str]:
 
 
 def _step_seconds(graph: ArchGraph, split: Split, info: DataInfo, recipe: Recipe, device: str) -> float:
-    """Seconds of one training step with a whole batch, timed after a warm-up; a batch measured counts a third."""
-    batch = min(recipe.batch_size, len(split))
+    """Seconds of one training step with a whole batch, timed after a warm-up; a batch measured counts a third.
+
+    On a CPU a batch is timed by a part of it: there a recipe that was made for GPUs takes minutes a step.
+    """
+    on_cpu = device == "cpu"
+    batch = min(recipe.batch_size, len(split), _TIMED_ON_CPU if on_cpu else recipe.batch_size)
     one = Split(split.images[:batch], split.labels[:batch]).to(torch.device(device))
     network = build_network(graph, 0)
-    quick = recipe.model_copy(update={"epochs": 2, "learning_rate": 1e-6})
+    epochs = 2 if on_cpu else 20  # the first few steps on a GPU are not the recorded ones
+    quick = recipe.model_copy(update={"epochs": epochs, "learning_rate": 1e-6})
     train(network, one, one, info.normalisation, quick, 0, "estimate", watch=False)
     result = train(network, one, one, info.normalisation, quick, 0, "estimate", watch=False)
-    return result.seconds / 2.33 * recipe.batch_size / batch
+    return result.seconds / (epochs + 0.33) * recipe.batch_size / batch
 
 
 def _training_seconds(step: float, recipe: Recipe, images: int, measured: int) -> float:

@@ -193,6 +193,25 @@ def costs(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def remembered(result: dict[str, Any]) -> str:
+    """A few lines for ``memory``."""
+    kind = {"cpu": "the CPU", "cuda": "a GPU"}[result["device"]]
+    lines = [
+        f"memory: peak of a training on {kind} with batches of {result['batch_size']} pictures of "
+        f"{result['input_size']}x{result['input_size']} in {result['precision']}; "
+        f"{result['device_bytes'] / 1e9:.1f} GB are there"
+    ]
+    for one in result["networks"]:
+        pieces = f", each batch in {one['pieces']} pieces" if one["pieces"] > 1 else ""
+        lines.append(
+            f"  {one['role']:8} {one['peak_bytes'] / 1e6:10,.0f} MB = {one['fixed_bytes'] / 1e6:,.1f} MB + "
+            f"{one['bytes_per_image'] / 1e6:.3f} MB an image; largest batch {one['largest_batch']:,}{pieces}  "
+            f"{one['architecture']}"
+        )
+    lines.append(f"  side by side: {result['side_by_side']} of the last")
+    return "\n".join(lines)
+
+
 def examined(result: dict[str, Any]) -> str:
     """A line for each check of ``doctor``, and one for all."""
     lines = []
