@@ -1,7 +1,7 @@
 """The space ``davidnet``: a stem, three stages that halve the side, a linear layer.
 
-Its default architecture is the ResNet-9 of D. Page, "How to train your ResNet" (2018-2019), whose last part
-trains it to 94 % on CIFAR-10 in ten epochs.
+Its default architecture has the layers of the ResNet-9 of D. Page, "How to train your ResNet" (2018-2019), whose
+last part trains it to 94 % on CIFAR-10 in ten epochs.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class DavidNet(Settings):
 
     @property
     def default(self) -> Architecture:
-        """The published network; of each option that the settings leave out, the nearest that they have."""
+        """The published layers; of each option that the settings leave out, the nearest that they have."""
         choices: list[int] = []
         for width, residual, pooling in _PUBLISHED:
             distances = [abs(option - width) for option in self.widths]
