@@ -1,7 +1,7 @@
 """The space ``davidnet``: a stem, three stages that halve the side, a linear layer.
 
-Its default architecture is the ResNet-9 of D. Page, "How to train your ResNet" (2018-2019), whose last part
-trains it to 94 % on CIFAR-10 in ten epochs.
+Its default architecture has the layers of the ResNet-9 of D. Page, "How to train your ResNet" (2018-2019), whose
+last part trains it to 94 % on CIFAR-10 in ten epochs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class DavidNet(Settings):
             convolution, norm, activation; False: a 3x3 convolution, norm, activation.
         output_scale: what the scores are multiplied by.
 
-    Page's last part also holds the weights of all norms at 1, with ``celu_alpha`` 0.3 and ``output_scale`` 0.0625.
+    The defaults are the network of Page's last part; his first one had ReLU, ordinary norms before the pools, no
+    whitening and an output scale of 0.125. The recipe ``davidnet`` holds the scales of the norms at 1, as he did.
     """
 
     kind: Literal["davidnet"] = "davidnet"
@@ -76,11 +77,11 @@ class DavidNet(Settings):
     residuals: Annotated[tuple[Literal[0, 1], ...], Field(min_length=1)] = (0, 1)
     poolings: Annotated[tuple[Pooling, ...], Field(min_length=1)] = ("max", "average")
     activation: Literal["relu", "celu"] = "celu"
-    celu_alpha: Annotated[float, Field(gt=0, le=100)] = 0.075
+    celu_alpha: Annotated[float, Field(gt=0, le=100)] = 0.3
     ghost_images: Annotated[int, Field(ge=0, le=65536)] = 32
     pool_before_norm: bool = True
     whitening_stem: bool = True
-    output_scale: Annotated[float, Field(gt=0, le=1000)] = 0.125
+    output_scale: Annotated[float, Field(gt=0, le=1000)] = 0.0625
 
     @field_validator("input_size")
     @classmethod
@@ -132,7 +133,7 @@ class DavidNet(Settings):
 
     @property
     def default(self) -> Architecture:
-        """The published network; of each option that the settings leave out, the nearest that they have."""
+        """The published layers; of each option that the settings leave out, the nearest that they have."""
         choices: list[int] = []
         for width, residual, pooling in _PUBLISHED:
             distances = [abs(option - width) for option in self.widths]

@@ -358,3 +358,23 @@ class TestFiles:
         with pytest.raises(UnavailableError, match="cannot write"):
             export_table(finished.run.folder, out)
         assert [path.name for path in tmp_path.iterdir()] == ["labels.jsonl"]
+
+
+def test_a_run_in_another_space(recipe, tmp_path):
+    """Every stage reads the graph alone, so a space needs nothing but its graphs."""
+    text = recipe.read_text().replace("space: {", "old: {")
+    lines = [line for line in text.splitlines() if not line.startswith(("old", "limits"))]
+    lines.append("space: {kind: davidnet, input_size: 8, stem_channels: 8, widths: [0.0625, 0.125], ghost_images: 4}")
+    recipe.write_text("\n".join(lines))
+    overrides = ["generate.architectures=10", "retrain.seeds=1", "generate.recipe.epochs=1", "limits.macs=400_000"]
+    run = load_run(recipe, overrides, tmp_path / "logs")
+    results = run_all(run)
+    assert (results["generate"]["trained"], results["retrain"]["failed"]) == (10, 0)
+    saved = load_run("tiny", logs=tmp_path / "logs").settings.space
+    assert (saved.kind, saved.classes, saved.input_channels) == ("davidnet", 10, 1)
+    assert saved.costs(saved.parse(results["search"]["evolution"]["best"][0]["architecture"]).row())["macs"] <= 400_000
+    assert export_table(run.folder, tmp_path / "labels.jsonl") == 10
+    assert {"conv", "batch_norm", "celu", "global_max"} <= {
+        node.op for graph in read_table(tmp_path / "labels.jsonl").graphs for node in graph.nodes
+    }
+    assert "class GhostBatchNorm" in (run.folder / "winner" / "model.py").read_text()
