@@ -7,9 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_gen import WorkerSettings, device_names, read_store, run_lock
-from supernet import InputError
+from data_gen.driver import longest_last
+from data_gen.store import Job
+from supernet import Architecture, InputError
 from supernet.settings import UnavailableError
 from tests.data_gen.fake_worker import label
 from tests.data_gen.harness import DEADLINE, SEEDS, SPACE, Run, alive, architectures, wait_for
@@ -68,6 +72,7 @@ def test_a_worker_learns_everything_from_its_first_line(make_run):
         "memory_megabytes": 512,
         "space": SPACE.model_dump(mode="json"),
         "measure": "validation",
+        "processes": 1,
     }
 
 
@@ -259,4 +264,18 @@ def test_devices(monkeypatch):
         device_names(WorkerSettings(device="cuda"))
     monkeypatch.setattr("data_gen.driver.gpu_names", lambda: ["one", "other"])
     assert device_names(WorkerSettings(per_gpu=2)) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert device_names(WorkerSettings(), lambda gpus: 3) == ["cuda:0", "cuda:1"] * 3
+    assert device_names(WorkerSettings(per_gpu=1), lambda gpus: 3) == ["cuda:0", "cuda:1"]
     assert device_names(WorkerSettings(device="cpu", cpu_workers=1)) == ["cpu"]
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 6))
+def test_only_the_last_jobs_come_longest_first(sizes, workers):
+    jobs = [Job(number, "generate", Architecture("a", (number % 36, number // 36)), 0) for number in range(len(sizes))]
+    by_key = {job.architecture.key: float(size) for job, size in zip(jobs, sizes, strict=True)}
+    ordered = longest_last(jobs, workers, by_key)
+    tail = min(len(jobs), 4 * workers)
+    assert ordered[: len(jobs) - tail] == jobs[: len(jobs) - tail]
+    last = [by_key[job.architecture.key] for job in ordered[len(jobs) - tail :]]
+    assert last == sorted(last, reverse=True)
+    assert sorted(job.id for job in ordered) == list(range(len(jobs)))

@@ -39,7 +39,7 @@ class TestImports:
         code = "from genas.cli import main\ntry:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code"
         out = imported(code, "--help")
         stages = ("run", "generate", "fidelity", "fit", "search", "retrain", "report")
-        for command in (*stages, "status", "cost", "evaluate", "doctor"):
+        for command in (*stages, "status", "cost", "evaluate", "memory", "doctor"):
             assert f"\n  {command} " in out
         assert "export-table" in out
         assert out.endswith("none\n")
