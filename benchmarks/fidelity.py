@@ -3,9 +3,9 @@
     python benchmarks/fidelity.py --npz cifar100.npz [--logs DIR] [--out FILE] [--quick]
 
 ``--npz`` is a file with train_images, train_labels, test_images, test_labels (uint8, N x 32 x 32 x 3). 24 networks of
-the op_subset space, drawn without a limit, with a smaller head so that their MACs differ, are trained at 16x16 on 4,000
-pictures for 12 epochs, and with each cheap setting; 6 of them twice, which says how much of a label is chance. Labels
-are accuracies on 4,000 other pictures. Stopped, the same line with ``--logs`` continues. ``--quick`` is a small one, to
+the op_subset space, drawn without a limit, with a smaller head so that their MACs differ, are trained at 16x16 on 3,000
+pictures for 10 epochs, and with each cheap setting; 6 of them twice, which says how much of a label is chance. Labels
+are accuracies on 3,000 other pictures. Stopped, the same line with ``--logs`` continues. ``--quick`` is a small one, to
 see that all works. Prints the table; the last line is one JSON object, which is also written to ``--out``
 (benchmarks/results/fidelity.json), but for ``--quick``.
 """
@@ -22,19 +22,19 @@ from pathlib import Path
 import genas
 
 RECIPE = """
-data: {{source: "npz:{npz}", validation_fraction: 0.2, train_images: 4000, validation_images: 4000, test_images: 1000}}
+data: {{source: "npz:{npz}", validation_fraction: 0.2, train_images: 3000, validation_images: 3000, test_images: 1000}}
 space: {{input_size: 16, head_channels: 320}}
 generate:
   architectures: 24
   repeat_fraction: 0.25
-  recipe: {{epochs: 12, batch_size: 128, learning_rate: 0.1, crop_padding: 2, validate_every: 12}}
+  recipe: {{epochs: 10, batch_size: 64, learning_rate: 0.1, crop_padding: 2, validate_every: 10}}
 fidelity:
   architectures: 24
   settings:
-    epochs_6: {{epochs: 6}}
+    epochs_5: {{epochs: 5}}
     epochs_3: {{epochs: 3}}
     epochs_1: {{epochs: 1}}
-    images_1000: {{train_images: 1000}}
+    images_750: {{train_images: 750}}
     side_8: {{input_size: 8}}
     width_half: {{width: 0.5}}
     epochs_3_side_8: {{epochs: 3, input_size: 8}}
