@@ -133,6 +133,7 @@ def train(
 
     def keep() -> None:
         if checkpoints is not None:
+            state.show(averaged=False)  # a checkpoint holds each set of weights in its place
             at.seconds = before + time.perf_counter() - started
             checkpoints.save(at.step, state.tensors(), asdict(at))
 
@@ -164,10 +165,9 @@ def train(
             _check(state.sums[0], at.step)
         measured_sums = state.sums
         if look:
-            state.exchange()
+            state.show(averaged=True)
             measured_sums = _measure(network, measured, normalisation, recipe, alive)
-            if not last:  # the averaged weights are the network's from now on
-                state.exchange()
+            state.show(averaged=last)  # in the end they are the network's own
         # The one place in an epoch where the device is waited for.
         loss_sum, correct, measured_loss, measured_correct = torch.cat([state.sums, measured_sums]).tolist()
         _check(loss_sum, at.step)
@@ -229,6 +229,7 @@ class _State:
         self._network, self._recipe, self._device, self._pieces = network, recipe, device, pieces
         self._optimizer = Optimizer(network, recipe)
         self._average = Average(network) if recipe.ema else None
+        self._averaged = False
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self._scale = torch.full((), _FIRST_SCALE, device=device) if recipe.precision == "float16" else None
         self._grown = torch.zeros((), dtype=torch.int32, device=device)
@@ -266,10 +267,11 @@ class _State:
         if self._average is not None:
             self._average.update(ema)
 
-    def exchange(self) -> None:
-        """Swap the network's weights with their average, where there is one."""
-        if self._average is not None:
+    def show(self, averaged: bool) -> None:
+        """Give the network its averaged weights, or those that are trained; nothing where there is no average."""
+        if self._average is not None and averaged != self._averaged:
             self._average.exchange()
+            self._averaged = averaged
 
     def _own(self) -> dict[str, Tensor]:
         own = {"sums": self.sums, "grown": self._grown}

@@ -212,7 +212,7 @@ def test_every_kind_of_state_is_taken_up_again(digits, changed, tmp_path):
     recipe = RECIPE.model_copy(update={"epochs": 3, **changed})
     whole, result = trained(digits, recipe)
     checkpoints = Checkpoints(tmp_path, "x", {}, 1e9)
-    asked = iter([False] * 17 + [True])
+    asked = iter([False] * asked_at + [True])
     with pytest.raises(StoppedError):
         trained(digits, recipe, checkpoints=checkpoints, stop=lambda: next(asked))
     resumed, second = trained(digits, recipe, checkpoints=checkpoints)
