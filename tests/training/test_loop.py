@@ -205,10 +205,9 @@ def test_measuring_mirror_images_too(digits):
     assert measure(model, split, digits.normalisation, recipe)[0] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    "changed", [{"ema": 0.9}, {"precision": "float16"}, {"optimizer": "adam", "learning_rate": 0.01}]
-)
-def test_every_kind_of_state_is_taken_up_again(digits, changed, tmp_path):
+@pytest.mark.parametrize("asked_at", [17, 12, 38])  # in a step, while measuring, while measuring at the end
+@pytest.mark.parametrize("changed", [{"ema": 0.9}, {"precision": "float16"}, {"optimizer": "adam"}])
+def test_every_kind_of_state_is_taken_up_again(digits, changed, asked_at, tmp_path):
     recipe = RECIPE.model_copy(update={"epochs": 3, **changed})
     whole, result = trained(digits, recipe)
     checkpoints = Checkpoints(tmp_path, "x", {}, 1e9)
