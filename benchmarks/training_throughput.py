@@ -46,9 +46,9 @@ CORES = len(os.sched_getaffinity(0))
 NO_DILATION = ["skip", "sep_conv_3", "sep_conv_5", "sep_conv_7"]
 DENSE = ((32, 64, 128), (24, 48, 96, 96), (48, 48, 96), (16, 64, 64, 128))
 PLANS = {  # class of networks: (images, epochs, networks), and the same for --quick
-    "op_subset": ((1024, 3, 12), (256, 1, 2)),
-    "no_dilation": ((1024, 3, 12), (256, 1, 2)),
-    "dense": ((2048, 3, 4), (256, 1, 2)),
+    "op_subset": ((1024, 3, 10), (256, 1, 2)),
+    "no_dilation": ((1024, 3, 8), (256, 1, 2)),
+    "dense": ((1024, 3, 4), (256, 1, 2)),
     "davidnet": ((256, 1, 2), (128, 1, 2)),
 }
 VALIDATION = 1000
