@@ -68,7 +68,7 @@ class WorkerSettings(Settings):
         cpu_workers: worker processes on the CPU, one thread each; None is one for each core.
         stall_seconds: a worker that makes no step for so long is killed, its job failed as ``timeout``.
         retries: how often a job is tried again after ``crash`` or ``killed``; after ``oom`` it is tried once more
-            with each batch in two pieces; other failures are final.
+            with each batch in twice as many pieces; other failures are final.
         checkpoint_seconds: how often a training that takes longer leaves a checkpoint to go on from.
     """
 
@@ -173,8 +173,10 @@ def run_jobs(
     pool.clear_checkpoints([job for job in jobs if job.id in results])  # a driver may have died after a commit
     with _Signals() as signals:
         try:
-            devices = device_names(settings, partial(processes_that_fit, task, waiting))[: len(waiting)]
+            # Of all jobs and all workers, not of those that are left: how a batch is passed must not depend on it.
+            devices = device_names(settings, partial(processes_that_fit, task, jobs))
             pool.processes = Counter(devices)
+            devices = devices[: len(waiting)]
             pool.waiting.extend(longest_last(waiting, len(devices), store.sizes()))
             if "cpu" in devices:
                 build()  # once, and not by all workers at the same time

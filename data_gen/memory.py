@@ -5,6 +5,7 @@ All decisions follow from what the device has, not from what is free at the mome
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from supernet import SearchSpace
     from training.memory import MemoryLine
 
+_LOGGER = logging.getLogger("genas.memory")
+
 MOST_ON_A_GPU = 4
 """Worker processes; more do not train more images a second on the cards of today."""
 
 _GPU_SHARE, _CPU_SHARE = 0.9, 0.8
 _CONTEXT = 700 * 2**20
 """What a process takes on a GPU before its first tensor: driver, libraries, workspaces."""
+
+_PROCESS = 400 * 2**20
+"""What a process takes on a CPU: Python, torch and its libraries."""
 
 _GRAPH = 1.5
 """A recorded step keeps memory of its own beside what the steps before it have left in the allocator's hands."""
@@ -38,7 +44,7 @@ _MOST_BYTES = 48
 def memory_share(device: str, total: int, processes: int) -> float:
     """Bytes for the tensors of one training, where so many processes share a device with ``total`` bytes."""
     if device == "cpu":
-        return total * _CPU_SHARE / processes
+        return max(0.0, total * _CPU_SHARE / processes - _PROCESS)
     return max(0.0, (total * _GPU_SHARE / processes - _CONTEXT) / _GRAPH)
 
 
@@ -67,9 +73,14 @@ def processes_that_fit(task: Task, jobs: Sequence[Job], gpus: int) -> int:
     largest = max(jobs, key=lambda job: int(space.costs(job.architecture.row())["activations"][0]))
     info, recipe = task.data, task.recipe
     network = build_network(space.graph(largest.architecture))
+    parts = ("train", "validation") if task.measure == "validation" else ("train", "validation", "test")
+    data = sum(info.sizes[name] for name in parts) * info.side**2 * info.channels
     batch = min(recipe.batch_size, info.sizes["train"])
-    line = memory_line(network, info.channels, info.side, recipe, batch, "cuda")
-    data = sum(size for name, size in info.sizes.items() if name != "test") * info.side**2 * info.channels
+    try:
+        line = memory_line(network, info.channels, info.side, recipe, batch, "cuda")
+    except RuntimeError as error:  # an operation of the user's own without a fake version
+        _LOGGER.warning("memory cannot be estimated (%s): one training a GPU", str(error).split("\n")[0])
+        return 1
     totals = [total_memory(f"cuda:{index}") or 0 for index in range(gpus)]
     return networks_on_a_gpu(min(totals), line, batch, data)
 
@@ -89,4 +100,7 @@ def pieces_needed(
     first = next(node for node in space.graph(architecture).nodes if node.op == "input")
     side, channels = first.integer("resolution"), first.integer("out")
     device = next(network.parameters()).device.type
-    return memory_line(network, channels, side, recipe, batch, device).pieces(batch, budget)
+    try:
+        return memory_line(network, channels, side, recipe, batch, device).pieces(batch, budget)
+    except RuntimeError:  # an operation of the user's own without a fake version
+        return 1

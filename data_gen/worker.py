@@ -114,6 +114,7 @@ class _Context:
             self.measured = load_split(self.info, "validation").to(self.device)
         self.measure = first["measure"]
         self.processes = int(first["processes"])
+        self.pieces = 1  # of the training at hand
 
     def run(self, job: Mapping[str, Any]) -> None:
         import torch
@@ -155,9 +156,8 @@ class _Context:
         seed, recipe = int(job["seed"]), Recipe.model_validate(job["recipe"])
         network = build_network(self.space.graph(architecture), seed)
         size = min(recipe.batch_size, len(self.training))
-        pieces = min(
-            size, job["pieces"] * pieces_needed(self.space, architecture, network, recipe, size, self.budget())
-        )
+        needed = pieces_needed(self.space, architecture, network, recipe, size, self.budget())
+        pieces = self.pieces = min(size, job["pieces"] * needed)
         batches, last = 0, time.monotonic()
 
         def progress(step: int, total: int) -> None:
@@ -191,7 +191,10 @@ class _Context:
         from training.devices import total_memory
 
         total = total_memory(str(self.device))
-        return math.inf if total is None else memory_share(str(self.device), total, self.processes)
+        if total is None:
+            return math.inf
+        data = sum(split.images.numel() for split in (self.training, self.measured))
+        return max(0.0, memory_share(str(self.device), total, self.processes) - data)
 
     def _checkpoints(self, job: Mapping[str, Any], pieces: int) -> Checkpoints | None:
         from training import Checkpoints
@@ -215,7 +218,7 @@ class _Context:
         costs = {name: int(values[0]) for name, values in self.space.costs(row).items()}
         size = min(int(job["recipe"]["batch_size"]), len(self.training))
         return (
-            f"batches of {size} images in {job['pieces']} pieces of {-(-size // job['pieces'])}, "
+            f"batches of {size} images in {self.pieces} pieces of {-(-size // self.pieces)}, "
             f"{costs['activations']:,} activations an image, {costs['params']:,} parameters: "
             f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}"
         )

@@ -125,8 +125,10 @@ def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path
         InputError: no such recipe or run, or a setting that is not valid; says where.
     """
     document, name = _document(str(source), Path(logs))
+    overrides = list(overrides)
+    rebased = {override.partition("=")[0].strip() for override in overrides}
     for stage in ("generate", "retrain"):
-        _spell_out(document.value, stage)
+        _spell_out(document.value, stage, f"{stage}.recipe.base" in rebased)
     settings = validate(RunSettings, override(document, overrides))
     return Run(folder=Path(logs) / check_name(settings.name or name), settings=settings)
 
@@ -178,11 +180,15 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
     return lines
 
 
-def _spell_out(value: Any, stage: str) -> None:  # noqa: ANN401 - whatever a file holds
-    """``recipe: fast`` as ``recipe: {base: fast}``, so that overrides can change one of its settings."""
+def _spell_out(value: Any, stage: str, rebased: bool) -> None:  # noqa: ANN401 - whatever a file holds
+    """``recipe: fast`` as ``recipe: {base: fast}``, so that overrides can change one of its settings.
+
+    Args:
+        rebased: an override names another base: what the file says of the recipe no longer holds.
+    """
     section = value.get(stage) if isinstance(value, dict) else None
-    if isinstance(section, dict) and isinstance(section.get("recipe"), str):
-        section["recipe"] = {"base": section["recipe"]}
+    if isinstance(section, dict) and (rebased or isinstance(section.get("recipe"), str)):
+        section["recipe"] = {} if rebased else {"base": section["recipe"]}
 
 
 def _document(source: str, logs: Path) -> tuple[Document, str]:

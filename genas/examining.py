@@ -269,16 +269,16 @@ def compiled_kernels() -> Check:
         if os.environ.get("GENAS_NATIVE") == "0":
             mend = "unset GENAS_NATIVE"
             return Check(name, "warning", "switched off by GENAS_NATIVE=0: trainings on a CPU are slower", mend)
-        program, library = native.compiler(), native.build()
+        program, library = native.compiler(), native.library()
     except IMPORT_FAILURES as error:
         return not_imported(name, error)
     if program is None:
         found = "no C++ compiler: trainings on a CPU are slower"
         return Check(name, "warning", found, "install g++ or clang++, or name one with CXX")
     if library is None:
-        return Check(
-            name, "warning", f"{program} cannot make them: trainings on a CPU are slower", "see the warning above"
-        )
+        found = f"{program} cannot make them: trainings on a CPU are slower"
+        mend = "see the warning above, or set GENAS_CACHE to a folder that can hold programs"
+        return Check(name, "warning", found, mend)
     return Check(name, "ok", f"compiled by {program}")
 
 

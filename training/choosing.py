@@ -35,14 +35,19 @@ def fastest(
     path = cache_folder() / "kernels" / f"{hashlib.blake2b(device.encode(), digest_size=8).hexdigest()}.json"
     known = _known.setdefault(device, _read(path))
     if known.get(shape) not in ways:
-        times = {}
+        times, short = {}, False
         for name, way in ways.items():
-            with suppress(RuntimeError):
+            try:
                 times[name] = seconds(way)
+            except torch.OutOfMemoryError:
+                short = True  # no fault of the way
+            except (NotImplementedError, ValueError):
+                continue  # this device or version does not have it
         known[shape] = min(times, key=lambda name: times[name]) if times else next(iter(ways))
-        with suppress(UnavailableError):  # then it is timed again next time
-            # Other processes may have learnt other shapes meanwhile.
-            write_json(path, {"device": device, "fastest": {**_read(path), **known}})
+        if times and not short:
+            with suppress(UnavailableError):  # then it is timed again next time
+                # Other processes may have learnt other shapes meanwhile.
+                write_json(path, {"device": device, "fastest": {**_read(path), **known}})
     return known[shape]
 
 

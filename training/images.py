@@ -17,6 +17,9 @@ from torch import Tensor
 from training.data import DataInfo, Normalisation, SplitName
 from training.recipe import Recipe
 
+_PATCHED_AT_ONCE = 64
+"""Images whose patches are in memory at the same time while filters are made."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -182,15 +185,23 @@ def whitening_filters(split: Split, normalisation: Normalisation, count: int, ke
         (count, channels, kernel, kernel) on the split's device.
     """
     images = split.images[:: max(1, len(split) // 2_000)]
-    pictures = normalise(images, normalisation).double()
-    patches = torch.nn.functional.unfold(pictures, kernel)  # (images, values, places)
-    values = patches.transpose(0, 1).flatten(1)
-    variances, vectors = torch.linalg.eigh(values @ values.T / values.shape[1])
+    channels = images.shape[3]
+    size = channels * kernel**2
+    moments, count_of_patches = torch.zeros(size, size, dtype=torch.float64, device=images.device), 0
+    for start in range(0, len(images), _PATCHED_AT_ONCE):
+        part = images[start : start + _PATCHED_AT_ONCE]
+        patches = torch.nn.functional.unfold(
+            normalise(part, normalisation).double(), kernel
+        )  # (images, values, places)
+        values = patches.transpose(0, 1).flatten(1)
+        moments += values @ values.T
+        count_of_patches += values.shape[1]
+    variances, vectors = torch.linalg.eigh(moments / count_of_patches)
     vectors = vectors.T.flip(0) / (variances.flip(0) + 1e-2).sqrt()[:, None]  # what hardly varies is mostly noise
     largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
     vectors = vectors * largest.sign()  # of the two directions of each, one that does not depend on the library
     numbers = torch.arange(count, device=vectors.device)
     signs = 1 - 2 * (numbers // len(vectors) % 2)
     chosen = vectors[numbers % len(vectors)] * signs[:, None]
-    filters: Tensor = chosen.reshape(count, pictures.shape[1], kernel, kernel).float()
+    filters: Tensor = chosen.reshape(count, channels, kernel, kernel).float()
     return filters

@@ -41,7 +41,7 @@ def _kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 def _call(name: str, like: Tensor, *arguments: Any) -> None:  # noqa: ANN401 - what ctypes takes
     """Run a kernel on tensors of this type. Fake tensors, which only count memory, have nothing to work on."""
-    if type(like) is Tensor:
+    if _is_real(like):
         kernels = _kernels(like.dtype)
         assert kernels is not None
         getattr(kernels, name)(*(_at(one) if one is None or isinstance(one, Tensor) else one for one in arguments))
@@ -250,7 +250,7 @@ class _Total(torch.autograd.Function):
         ctx.count = len(terms)
         dense = [_dense(term) for term in terms]
         result = torch.empty_like(dense[0])
-        if type(result) is Tensor:
+        if _is_real(result):
             pointers = (ctypes.c_void_p * len(dense))(*(term.data_ptr() for term in dense))
             _call("total", result, pointers, ctypes.c_int64(len(dense)), result, ctypes.c_int64(result.numel()))
         return result
@@ -282,7 +282,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any (batch, channels, height, width) to the same."""
-        if self.training and _is_here(x) and _kernels(x.dtype) is not None and x.numel() > x.shape[1]:
+        same = self.weight is not None and x.dtype == self.weight.dtype
+        if self.training and same and _is_here(x) and _kernels(x.dtype) is not None and x.numel() > x.shape[1]:
             y, mean, variance = _Norm.apply(x, self.weight, self.bias, self.eps, self.ceiling)
             with torch.no_grad():
                 pixels = x.numel() // x.shape[1]
@@ -302,15 +303,21 @@ class BatchNorm2d(nn.BatchNorm2d):
 def total(terms: list[Tensor]) -> Tensor:
     """The sum of tensors of one shape, in one pass where there are kernels."""
     first = terms[0]
-    if len(terms) > 2 and first.ndim == 4 and _is_here(first) and _kernels(first.dtype) is not None:
+    alike = all((term.dtype, term.shape) == (first.dtype, first.shape) for term in terms)
+    if len(terms) > 2 and alike and first.ndim == 4 and _is_here(first) and _kernels(first.dtype) is not None:
         result: Tensor = _Total.apply(*terms)
         return result
     return sum(terms[1:], first)
 
 
 def _is_here(x: Tensor) -> bool:
-    """Whether a tensor is on a CPU, or pretends to be."""
-    return x.device.type == "cpu" and x.dtype in _REALS
+    """Whether a tensor is on a CPU, or pretends to be, and is calculated with as it is."""
+    return x.device.type == "cpu" and x.dtype in _REALS and not torch.is_autocast_enabled("cpu")
+
+
+def _is_real(x: Tensor) -> bool:
+    """Whether a tensor has content."""
+    return type(x) in (Tensor, nn.Parameter)
 
 
 def speed_up(network: nn.Module) -> None:

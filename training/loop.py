@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -108,6 +109,8 @@ def train(
         UnavailableError: a checkpoint cannot be written.
     """
     device = training.images.device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams, events and recorded graphs are those of the current one
     started = time.perf_counter()
     _reset_peak_memory(device)
     # channels_last: plain NCHW depthwise training on a CPU is several times slower.
@@ -166,7 +169,7 @@ def train(
         measured_sums = state.sums
         if look:
             state.show(averaged=True)
-            measured_sums = _measure(network, measured, normalisation, recipe, alive)
+            measured_sums = _measure(network, measured, normalisation, recipe, alive, pieces)
             state.show(averaged=last)  # in the end they are the network's own
         # The one place in an epoch where the device is waited for.
         loss_sum, correct, measured_loss, measured_correct = torch.cat([state.sums, measured_sums]).tolist()
@@ -339,13 +342,19 @@ def measure(
 
 @torch.no_grad()
 def _measure(
-    network: nn.Module, split: Split, normalisation: Normalisation, recipe: Recipe, alive: Callable[[], None]
+    network: nn.Module,
+    split: Split,
+    normalisation: Normalisation,
+    recipe: Recipe,
+    alive: Callable[[], None],
+    pieces: int = 1,
 ) -> Tensor:
     """Sums of the cross entropy and of correct answers, (2,), float64, on the device."""
     network.eval()
     device = split.images.device
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for images, labels in evaluation_batches(split, max(recipe.batch_size, 256), normalisation):
+    at_once = -(-max(recipe.batch_size, 256) // pieces)  # memory that is short for training is short here
+    for images, labels in evaluation_batches(split, at_once, normalisation):
         with _autocast(recipe, device):
             scores = network(images).float()
             if recipe.test_time_flip:
@@ -372,7 +381,10 @@ def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:  # Linux: writing 5 resets the high-water mark of this process
+    # Linux: what an earlier training has left is given back, and writing 5 resets the high-water mark.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return

@@ -341,7 +341,8 @@ void norm_forward(const REAL* x, REAL* y, const REAL* weight, const REAL* bias, 
   std::vector<REAL> scale(channels), shift(channels);
   for (int64_t channel = 0; channel < channels; ++channel) {
     const double middle = sum[channel] / pixels;
-    const double spread = std::max(0.0, square[channel] / pixels - middle * middle);
+    const double found = square[channel] / pixels - middle * middle;
+    const double spread = found < 0 ? 0 : found;  // what is not a number stays
     mean[channel] = REAL(middle + x[channel]);
     variance[channel] = REAL(spread);
     scale[channel] = REAL(weight[channel] / std::sqrt(spread + epsilon));
@@ -420,7 +421,7 @@ void norm_backward(const REAL* x, const REAL* g, REAL* gx, const REAL* weight, c
   }
 }
 
-// The sum of several tensors in one pass; at most eight.
+// The sum of two or more tensors in one pass.
 void total(const REAL* const* terms, int64_t count, REAL* to, int64_t size) {
   constexpr int64_t BLOCK = 2048;
   for (int64_t start = 0; start < size; start += BLOCK) {

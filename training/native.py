@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -37,8 +38,8 @@ _LOGGER = logging.getLogger("genas.native")
 
 def compiler() -> str | None:
     """The C++ compiler: CXX, or the first of the usual names that is there."""
-    named = os.environ.get("CXX")
-    found = (shutil.which(name) for name in ((named,) if named else _COMPILERS))
+    named = shlex.split(os.environ.get("CXX", ""))[:1]  # "g++ -m64" names g++
+    found = (shutil.which(name) for name in (named or _COMPILERS))
     return next((path for path in found if path is not None), None)
 
 

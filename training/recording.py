@@ -33,14 +33,16 @@ class RecordedStep:
         self._calls = 0
         self._inputs: tuple[Tensor, ...] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
+        # One stream for all: the allocator keeps what is freed for the stream that had it.
+        self._side = torch.cuda.Stream() if graphs else None  # type: ignore[no-untyped-call]
 
     def __call__(self, *inputs: Tensor) -> None:
         if not self._graphs:
             self._step(*inputs)
             return
-        if self._calls < _FIRST_CALLS:
+        side = self._side
+        if self._calls < _FIRST_CALLS and side is not None:
             self._calls += 1
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 self._step(*inputs)
@@ -58,7 +60,7 @@ class RecordedStep:
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(given.clone() for given in inputs)
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # Other threads of the process (checkpoints, pinned memory) may go on: only this one is recorded.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -66,6 +68,7 @@ class RecordedStep:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            torch.cuda.set_stream(current)  # the recording may not have got as far as giving it back
             _LOGGER.warning("this network's step cannot be recorded, so it runs slower: %s", str(error).split("\n")[0])
             self._graphs = False
             return

@@ -305,8 +305,10 @@ class TestCompiledKernels:
     @pytest.fixture(autouse=True)
     def _fresh(self):
         native.build.cache_clear()
+        native.library.cache_clear()
         yield
         native.build.cache_clear()
+        native.library.cache_clear()
 
     def test_there_are_some(self):
         if native.compiler() is None:
