@@ -132,6 +132,7 @@ def first_line(info, measure="validation"):
         "memory_megabytes": 0,
         "space": SPACE.model_dump(mode="json"),
         "measure": measure,
+        "processes": 1,
     }
 
 

@@ -39,6 +39,7 @@ def cuda(monkeypatch):
 
     for name, value in {
         "Stream": Stream, "current_stream": Stream, "stream": stream, "CUDAGraph": Graph, "graph": graph,
+        "set_stream": lambda given: given.wait_stream(given),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     return recording
