@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_gen import device_names
 from data_gen.memory import memory_share, networks_on_a_gpu
 from genas.config import Run
 from genas.stages import resolve_space, single_thread
@@ -32,8 +33,10 @@ def memory(
 
     Returns:
         ``networks``, each with ``architecture``, ``fixed_bytes``, ``bytes_per_image``, ``peak_bytes`` with the recipe's
-        batch, ``largest_batch`` that fits and ``pieces`` in which a batch is passed; ``side_by_side``, how many
-        trainings of the largest of them fit; what they were calculated for.
+        batch, ``largest_batch`` that fits its share of the device and ``pieces`` in which a batch is passed;
+        ``side_by_side``, how many trainings share the device: the run's workers on a CPU, ``workers.per_gpu`` on a
+        GPU, where ``auto`` goes by the largest of these networks; what all was calculated for. The pictures, which each
+        process holds as well, are not counted.
 
     Raises:
         InputError: an architecture outside the space, or no memory to compare with.
@@ -51,27 +54,29 @@ def memory(
         if architecture is not None
         else _some(space, dict(settings.limits), settings.seed)
     )
-    share = memory_share(kind, total, 1)
-    networks = []
     with single_thread():
-        for role, one in chosen.items():
-            network = build_network(space.graph(one), 0)
-            line = memory_line(network, space.input_channels, space.input_size, recipe, recipe.batch_size, kind)
-            networks.append(
-                {
-                    "role": role,
-                    "architecture": space.format(one),
-                    "fixed_bytes": line.fixed,
-                    "bytes_per_image": line.per_image,
-                    "peak_bytes": line.peak(recipe.batch_size),
-                    "largest_batch": line.largest_batch(share),
-                    "pieces": line.pieces(recipe.batch_size, share),
-                }
-            )
-    if kind == "cuda":
-        side_by_side = networks_on_a_gpu(total, line, recipe.batch_size, 0)
+        pictures, batch = (space.input_channels, space.input_size), recipe.batch_size
+        built = [build_network(space.graph(one), 0) for one in chosen.values()]
+        lines = [memory_line(network, *pictures, recipe, batch, kind) for network in built]
+    if kind == "cpu":
+        side_by_side = len(device_names(settings.workers.model_copy(update={"device": "cpu"})))
+    elif settings.workers.per_gpu == "auto":
+        side_by_side = networks_on_a_gpu(total, lines[-1], recipe.batch_size, 0)
     else:
-        side_by_side = max(1, int(share // line.peak(recipe.batch_size)))
+        side_by_side = settings.workers.per_gpu
+    share = memory_share(kind, total, side_by_side)
+    networks = [
+        {
+            "role": role,
+            "architecture": space.format(one),
+            "fixed_bytes": line.fixed,
+            "bytes_per_image": line.per_image,
+            "peak_bytes": line.peak(recipe.batch_size),
+            "largest_batch": line.largest_batch(share),
+            "pieces": line.pieces(recipe.batch_size, share),
+        }
+        for (role, one), line in zip(chosen.items(), lines, strict=True)
+    ]
     return {
         "device": kind,
         "device_bytes": total,

@@ -208,7 +208,7 @@ def remembered(result: dict[str, Any]) -> str:
             f"{one['bytes_per_image'] / 1e6:.3f} MB an image; largest batch {one['largest_batch']:,}{pieces}  "
             f"{one['architecture']}"
         )
-    lines.append(f"  side by side: {result['side_by_side']} of the last")
+    lines.append(f"  largest batch and pieces for {result['side_by_side']} side by side")
     return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from data_gen import WorkerSettings
+from data_gen.memory import memory_share
 from genas.config import load_run
 from genas.memory import memory
 from genas.words import remembered
@@ -25,7 +27,10 @@ def run(tmp_path):
 
 
 def test_a_small_a_median_and_a_large_network(run, monkeypatch):
-    monkeypatch.setattr("genas.memory.total_memory", lambda device: 2**30)
+    monkeypatch.setattr("genas.memory.total_memory", lambda device: 2**31)
+    run = run.model_copy(
+        update={"settings": run.settings.model_copy(update={"workers": WorkerSettings(cpu_workers=2)})}
+    )
     result = memory(run, device="cpu")
     assert [one["role"] for one in result["networks"]] == ["smallest", "median", "largest"]
     peaks = [one["peak_bytes"] for one in result["networks"]]
@@ -34,10 +39,10 @@ def test_a_small_a_median_and_a_large_network(run, monkeypatch):
         assert one["peak_bytes"] == round(one["fixed_bytes"] + 64 * one["bytes_per_image"])
         assert one["pieces"] == 1
         fits = one["fixed_bytes"] + one["largest_batch"] * one["bytes_per_image"]
-        assert fits <= 0.8 * 2**30 < fits + one["bytes_per_image"]
-    assert result["side_by_side"] == int(0.8 * 2**30 // peaks[-1])
+        assert fits <= memory_share("cpu", 2**31, 2) < fits + one["bytes_per_image"]
+    assert result["side_by_side"] == 2
     text = remembered(result)
-    assert "batches of 64 pictures of 8x8 in float32; 1.1 GB are there" in text
+    assert "batches of 64 pictures of 8x8 in float32; 2.1 GB are there" in text
     assert text.count("MB an image") == 3
     assert "pieces" not in text
 
@@ -48,7 +53,7 @@ def test_one_architecture_on_a_card_that_is_not_here(run):
     assert (one["role"], one["architecture"]) == ("given", "111111 111111")
     assert (result["device"], result["device_bytes"], result["side_by_side"]) == ("cuda", 80_000_000_000, 4)
     # What is too much is passed in pieces, and told.
-    tight = memory(run, "111111 111111", device="cpu", gigabytes=0.8 * one["peak_bytes"] / 1e9)
+    tight = memory(run, "111111 111111", device="cuda", gigabytes=1)
     assert tight["networks"][0]["pieces"] > 1
     assert "each batch in" in remembered(tight)
 
