@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from genas.examining import doctor
     from genas.fitting import fit
     from genas.generating import export_table, generate
-    from genas.memory import memory
     from genas.overview import evaluate
     from genas.pipeline import run_all
     from genas.ranking import fidelity
+    from genas.remembering import memory
     from genas.retraining import retrain
     from genas.searching import search
     from genas.standing import report, status
@@ -46,7 +46,7 @@ _HOMES = {
     "fit": "genas.fitting",
     "generate": "genas.generating",
     "load_run": "genas.config",
-    "memory": "genas.memory",
+    "memory": "genas.remembering",
     "read_table": "supernet",
     "report": "genas.standing",
     "retrain": "genas.retraining",

@@ -286,7 +286,7 @@ def memory(
     as_json: Json = False,
 ) -> None:
     """What a training needs of the device's memory, the largest batch that fits, and how many fit side by side."""
-    from genas.memory import memory as question
+    from genas.remembering import memory as question
     from genas.words import remembered
 
     result = question(_load(source, overrides, logs), arch, device, gigabytes)

@@ -9,6 +9,9 @@ _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """What NVIDIA's driver, WSL's and AMD's put there. Where all are missing, torch sees no GPU either."""
 
 
+_GROUPS = Path("/sys/fs/cgroup")
+
+
 def has_driver() -> bool:
     """Whether a driver of a GPU is there, whatever torch makes of it."""
     return any(Path(driver).exists() for driver in _DRIVERS)
@@ -33,12 +36,33 @@ def total_memory(device: str) -> int | None:
         import torch
 
         return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_memory()
+
+
+def machine_memory() -> int | None:
+    """The memory of this machine, or of this process's control group where that is less; None where unknown."""
     try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (ValueError, OSError):  # a name that this system does not know
-        return None
+        found = []
+    # A container may see its own group as the root, or the whole path of the host.
+    files = [_GROUPS / "memory.max", _GROUPS / "memory" / "memory.limit_in_bytes"]
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        for folder in (Path(path), *Path(path).parents):
+            within = str(folder).lstrip("/")
+            if not kinds:
+                files.append(_GROUPS / within / "memory.max")
+            elif "memory" in kinds.split(","):
+                files.append(_GROUPS / "memory" / within / "memory.limit_in_bytes")
+    found += [int(limit) for file in files if (limit := _read(file).strip()).isdecimal()]  # "max" is none
+    return min((size for size in found if size > 0), default=None)
+
+
+def _read(path: Path) -> str:
+    """A file that the kernel writes; empty where there is none."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        limit = ""
-    return min(total, int(limit)) if limit.isdecimal() else total
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""

@@ -5,7 +5,7 @@ import pytest
 from data_gen import WorkerSettings
 from data_gen.memory import memory_share
 from genas.config import load_run
-from genas.memory import memory
+from genas.remembering import memory
 from genas.words import remembered
 from supernet import InputError
 from supernet.settings import UnavailableError
@@ -27,7 +27,7 @@ def run(tmp_path):
 
 
 def test_a_small_a_median_and_a_large_network(run, monkeypatch):
-    monkeypatch.setattr("genas.memory.total_memory", lambda device: 2**31)
+    monkeypatch.setattr("genas.remembering.total_memory", lambda device: 2**31)
     settings = run.settings.model_copy(update={"workers": WorkerSettings(cpu_workers=2)})
     run = run.model_copy(update={"settings": settings})
     result = memory(run, device="cpu")
@@ -73,7 +73,7 @@ def test_what_is_refused(run, monkeypatch):
             memory(run, gigabytes=gigabytes)
     with pytest.raises(UnavailableError, match="sees no GPU; say how much"):
         memory(run, device="cuda")
-    monkeypatch.setattr("genas.memory.total_memory", lambda device: None)
+    monkeypatch.setattr("genas.remembering.total_memory", lambda device: None)
     with pytest.raises(InputError, match="is not known; say it with --gigabytes"):
         memory(run, device="cpu")
 
@@ -83,3 +83,10 @@ def test_the_command(run, genas, tmp_path):
     assert answer.code == 0
     assert json.loads(answer.out)["networks"][0]["role"] == "given"
     assert genas("memory", str(tmp_path / "small.yml"), "--gigabytes", "0").code == 2
+
+
+def test_the_public_function_stays_one(run):
+    import genas as package
+
+    for _ in range(2):  # a module of the same name would take its place
+        assert package.memory(run, device="cpu", gigabytes=1)["device"] == "cpu"
