@@ -202,7 +202,7 @@ def longest_last(jobs: Sequence[Job], workers: int, sizes: Mapping[str, float]) 
     stops early would be left with labels of large networks alone.
 
     Args:
-        sizes: of each architecture, by key, in proportion to the time that its training takes.
+        sizes: of each architecture, by key: a rough measure of the time that its training takes.
     """
     tail = _TAIL * workers
     head, rest = jobs[: max(0, len(jobs) - tail)], jobs[max(0, len(jobs) - tail) :]

@@ -43,7 +43,7 @@ _LOGGER = logging.getLogger("genas.store")
 _decode = json.JSONDecoder().raw_decode  # of text that was written here: a third of the time that json.loads takes
 
 OOM_TRIES = 2
-"""A network that needs too much memory is tried once more with each batch in two pieces."""
+"""A network that needs too much memory is tried once more with each batch in twice as many pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +208,9 @@ class Store:
         return {str(key) for (key,) in self._connection.execute("SELECT key FROM architectures")}
 
     def sizes(self) -> dict[str, float]:
-        """By key, a number in proportion to the time that a training of the architecture takes.
+        """By key, a rough measure of the time that a training of the architecture takes; it only orders the last ones.
 
-        Memory is what small networks wait for, so elements of activations count twenty times as much as MACs: about
-        what trainings on one core of a CPU show.
+        Small networks wait for memory as much as for arithmetic, so an element of activations counts as twenty MACs.
         """
         rows = self._connection.execute("SELECT key, macs + 20 * activations FROM architectures")
         return {str(key): float(size) for key, size in rows}
