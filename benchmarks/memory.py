@@ -34,7 +34,7 @@ from supernet import OpSubset
 from supernet.network import build_network
 from training import Recipe
 from training.kernels import speed_up
-from training.loop import _State
+from training.loop import TrainingState
 from training.memory import memory_line, trace_peak
 
 SPACE = OpSubset()
@@ -64,7 +64,7 @@ def true_peak(make: Callable[[], nn.Module], recipe: Recipe, batch: int, device:
     def steps() -> None:
         network = make().to(device=device, memory_format=torch.channels_last)
         speed_up(network)
-        state = _State(network.train(), recipe, device, pieces=1)
+        state = TrainingState(network.train(), recipe, device, pieces=1)
         images = torch.randn(batch, 32, 32, 3, device=device).permute(0, 3, 1, 2)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
         for _ in range(2):

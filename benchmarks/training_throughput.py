@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_gen.driver import _KEPT_MEMORY
+from data_gen.driver import KEPT_MEMORY
 from supernet import ArchGraph, OpSubset, architectures
 from supernet.network import build_network
 from supernet.operations import operation
@@ -190,7 +190,7 @@ def together(jobs: list[dict[str, Any]]) -> tuple[float, list[dict[str, Any]]]:
     """(seconds from a common start to the last end, results) of jobs that run at the same time."""
     environment = dict(os.environ)
     if jobs[0]["engine"] == "ours" and jobs[0]["device"] == "cpu":
-        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **_KEPT_MEMORY}
+        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **KEPT_MEMORY}
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, "--job", json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

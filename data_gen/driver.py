@@ -51,7 +51,7 @@ _NO_RESULT = (
 )  # fmt: skip
 """How the store and Python refuse what a worker calls a result."""
 
-_KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
 """Has glibc keep what is freed: to fetch each tensor anew from the kernel, page by page, is a tenth of a training."""
 
 _FAILURES = ("oom", "diverged", "timeout", "crash", "killed")
@@ -264,7 +264,7 @@ class _Pool:
             raise UnavailableError(f"{tempfile.gettempdir()}: cannot write ({error.strerror})") from error
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if device == "cpu":  # one thread a process: the BLAS libraries read these before torch does
-            environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **_KEPT_MEMORY}
+            environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **KEPT_MEMORY}
         try:
             process = subprocess.Popen(
                 self.task.command,

@@ -120,7 +120,7 @@ def train(
     size = min(recipe.batch_size, len(training))
     steps_per_epoch = max(1, len(training) // size)
     total = recipe.epochs * steps_per_epoch
-    state = _State(network, recipe, device, pieces)
+    state = TrainingState(network, recipe, device, pieces)
     at = _Position()
     saved = None if checkpoints is None else checkpoints.newest()
     if checkpoints is not None and saved is not None:
@@ -209,7 +209,7 @@ def _freeze(network: nn.Module, training: Split, normalisation: Normalisation, r
 
 @dataclass
 class _Position:
-    """How far a training is: with the tensors of :class:`_State` everything that a checkpoint holds.
+    """How far a training is: with the tensors of :class:`TrainingState` everything that a checkpoint holds.
 
     Order and augmentation of the images are a function of seed, architecture and epoch, so nothing of them.
     """
@@ -221,7 +221,7 @@ class _Position:
     curves: Curves = field(default_factory=Curves)
 
 
-class _State:
+class TrainingState:
     """All tensors that a step changes. They stay where they are, so that a step can be recorded.
 
     Attributes:

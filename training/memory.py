@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from training.kernels import speed_up
-from training.loop import _State
+from training.loop import TrainingState
 from training.recipe import Recipe
 
 _BLOCK = 512
@@ -82,7 +82,7 @@ def trace_peak(network: nn.Module, channels: int, side: int, recipe: Recipe, bat
         if device == "cpu":
             speed_up(fake)
         # Fake tensors of a CPU stand for those of a GPU too: autocast treats what is used here in the same way.
-        state = _State(fake.train(), recipe, torch.device("cpu"), pieces=1)
+        state = TrainingState(fake.train(), recipe, torch.device("cpu"), pieces=1)
         images = torch.empty(batch, side, side, channels).permute(0, 3, 1, 2)
         labels = torch.zeros(batch, dtype=torch.int64)
         state.step(images, labels, torch.zeros(()), torch.zeros(()))

@@ -66,11 +66,11 @@ class Optimizer:
         return [gradient for group in self._groups for gradient in group.used()[1]]
 
     @torch.no_grad()
-    def step(self, rate: float | Tensor, skip: Tensor | None = None) -> None:
+    def step(self, rate: Tensor, skip: Tensor | None = None) -> None:
         """One step along the gradients, which may be changed.
 
         Args:
-            rate: the learning rate; a tensor of no dimension where the step is recorded.
+            rate: the learning rate, a tensor of no dimension.
             skip: nothing is done where this single number is 1.
         """
         recipe = self._recipe
@@ -126,15 +126,12 @@ class Average:
         self._kept = {name: tensor.clone() for name, tensor in self._live.items()}
 
     @torch.no_grad()
-    def update(self, weight: float | Tensor) -> None:
-        """Move towards the network by ``weight``, which is 1 - decay."""
+    def update(self, weight: Tensor) -> None:
+        """Move towards the network by ``weight``, which is 1 - decay: a tensor of no dimension."""
         live, kept = list(self._live.values()), list(self._kept.values())
-        if isinstance(weight, Tensor):  # recorded: the number changes from replay to replay
-            change = torch._foreach_sub(live, kept)
-            torch._foreach_mul_(change, weight)
-            torch._foreach_add_(kept, change)
-        else:
-            torch._foreach_lerp_(kept, live, weight)
+        change = torch._foreach_sub(live, kept)
+        torch._foreach_mul_(change, weight)  # a tensor, which is another number in each replay of a recorded step
+        torch._foreach_add_(kept, change)
 
     @torch.no_grad()
     def exchange(self) -> None:

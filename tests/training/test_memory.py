@@ -11,7 +11,7 @@ from supernet import DavidNet, OpSubset
 from supernet.network import build_network
 from training import Recipe
 from training.kernels import speed_up
-from training.loop import _State
+from training.loop import TrainingState
 from training.memory import MemoryLine, memory_line, trace_peak
 
 SPACE = OpSubset(input_size=16, classes=10)
@@ -27,7 +27,7 @@ def true_peak(make, recipe, batch, folder):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = make().to(memory_format=torch.channels_last)
         speed_up(model)
-        state = _State(model.train(), recipe, torch.device("cpu"), pieces=1)
+        state = TrainingState(model.train(), recipe, torch.device("cpu"), pieces=1)
         images, labels = torch.randn(batch, 32, 32, 3).permute(0, 3, 1, 2), torch.zeros(batch, dtype=torch.int64)
         for _ in range(2):
             state.step(images, labels, torch.zeros(()), torch.zeros(()))
