@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.moves import neighbours, redraw
+from supernet.moves import neighbours, single_changes
+from supernet.sampling import feasible
 from supernet.settings import InputError
 from supernet.space import Choices, SearchSpace, check_limits, within
 
-_BATCH = 2048
-_POOR = 0.005  # below this share of new feasible architectures a way of drawing is given up
+_POOR = 0.005  # below this share of new architectures a way of drawing comes to its end
+_PATIENCE = 0.1
+_FEW = 300  # single changes, beyond which pairs of them are too many to look at
 
 
 class Archive:
@@ -34,9 +36,11 @@ class Archive:
         return len(self._rows)
 
     def admit(self, choices: Choices, count: int) -> Choices:
-        """The first ``count`` rows that are valid, feasible and new, shape (found, choices)."""
+        """The first ``count`` networks that are valid, feasible and new, as canonical rows, shape (found, choices)."""
         start = len(self._rows)
-        for row in choices[self._feasible(choices)]:
+        valid = choices[self._space.is_valid(choices)] if len(choices) else choices
+        valid = self._space.canonical(valid)
+        for row in valid[within(self._space, valid, self._limits)]:
             if len(self._rows) - start >= count:
                 break
             key = row.tobytes()
@@ -48,21 +52,17 @@ class Archive:
     def sample(self, count: int, random: np.random.Generator) -> Choices:
         """New feasible architectures at random, fewer than ``count`` only when no more were found.
 
-        Uniform draws of the space as long as enough of them are feasible; then random walks inside the
-        limits; then the neighbours of everything known, which ends when there are none left.
+        Distributed as the space samples those within the limits (:func:`supernet.sampling.feasible`) as long as
+        that finds new ones; then the neighbours of everything known, which ends when there are none left.
         """
-        start = len(self._rows)
-        admitted = _BATCH
-        while len(self._rows) - start < count and admitted > _POOR * _BATCH:
-            admitted = len(self.admit(self._space.sample(_BATCH, random), count - len(self._rows) + start))
-        walkers = min(count, _BATCH)
-        if len(self._rows) - start < count:
-            known = self._since(0) if self._rows else self._cheap()
-            rows = known[random.integers(len(known), size=walkers)]
-            admitted = walkers
-            while len(self._rows) - start < count and admitted > _POOR * walkers:
-                rows = self._walk(rows, random)
-                admitted = len(self.admit(rows, count - len(self._rows) + start))
+        start, stale = len(self._rows), 0.0
+        draws = feasible(self._space, self._limits, random)
+        while len(self._rows) - start < count and stale < _PATIENCE:
+            rows, spent = next(draws, (None, 0.0))
+            if rows is None:
+                break
+            found = self.admit(rows, count - len(self._rows) + start)
+            stale = 0.0 if len(found) > _POOR * len(rows) else stale + spent
         self.explore(count - len(self._rows) + start, random)
         return self._since(start)
 
@@ -75,12 +75,18 @@ class Archive:
         if count > 0 and not self._rows:
             self.admit(self._cheap(), count)
         while len(self._rows) - start < count and self._expanded < len(self._rows):
-            around = neighbours(self._rows[self._expanded], self._space.cardinalities)
+            around = self._around(self._rows[self._expanded])
             around = around[self._feasible(around)]
             missing = count - len(self._rows) + start
             if len(self.admit(random.permutation(around), missing)) < missing:
                 self._expanded += 1
         return self._since(start)
+
+    def _around(self, row: NDArray[np.int8]) -> Choices:
+        """What differs from a row in one choice, in two as well where that is not too many; validity is not asked."""
+        counts = self._space.cardinalities
+        near = single_changes(row, counts)
+        return near if len(near) > _FEW else neighbours(row, counts)
 
     def _since(self, start: int) -> Choices:
         rows = self._rows[start:]
@@ -93,24 +99,13 @@ class Archive:
         fits[fits] = within(self._space, choices[fits], self._limits)  # costs are asked of valid rows alone
         return fits
 
-    def _walk(self, rows: Choices, random: np.random.Generator) -> Choices:
-        """Random walks that never leave the limits. The step is symmetric, so they tend to a uniform draw."""
-        length = rows.shape[1]
-        for _ in range(2 * length):
-            where = np.zeros(rows.shape, dtype=np.bool_)
-            for positions in random.integers(length, size=(2, len(rows))):  # the same one twice: a single change
-                where[np.arange(len(rows)), positions] = True
-            moved = redraw(rows, where, self._space.cardinalities, random)
-            rows = np.where(self._feasible(moved)[:, None], moved, rows).astype(np.int8)
-        return rows
-
     def _cheap(self) -> Choices:
         """One feasible architecture, shape (1, choices): a cheapest one, or what descends from it."""
         names = list(self._limits) or ["macs"]
         cheapest: Choices = np.concatenate([self._space.cheapest(name).row() for name in names])
         row: NDArray[np.int8] = cheapest[int(self._excess(cheapest).argmin())]
         while self._excess(row[None])[0] > 0:
-            around = neighbours(row, self._space.cardinalities)
+            around = self._around(row)
             around = around[self._space.is_valid(around)]
             better = around[int(self._excess(around).argmin())] if len(around) else row
             if self._excess(better[None])[0] >= self._excess(row[None])[0]:

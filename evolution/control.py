@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evolution.archive import Archive
-from evolution.moves import redraw
+from supernet.moves import redraw
 from supernet.settings import InputError, nearest
 from supernet.space import Architecture, Choices, SearchSpace, architectures, within
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from evolution.archive import Archive
-from evolution.moves import crossover, redraw, swap
+from supernet.moves import swap
 from supernet.settings import InputError, Settings
 from supernet.space import Architecture, Choices, SearchSpace, architectures
 
@@ -84,7 +84,7 @@ def evolve(
 ) -> SearchResult:
     """(mu + lambda) evolution: the best ``parents`` of all that was scored make the next generation.
 
-    Children come from uniform crossover, mutation and swaps (:mod:`evolution.moves`). The score is
+    Children come from uniform crossover, mutation and swaps (:mod:`supernet.moves`). The score is
     called once a generation. The same seed gives the same result.
 
     Args:
@@ -105,7 +105,7 @@ def evolve(
         survivors, scores = survivors[order], scores[order]
         history.append((len(archive), float(scores[0])))
         missing = min(settings.population, settings.queries - len(archive))
-        rows = _next_generation(archive, survivors[: settings.parents], space.cardinalities, missing, settings, random)
+        rows = _next_generation(archive, survivors[: settings.parents], space, missing, settings, random)
     return SearchResult(
         _candidates(space, survivors, scores, settings.keep),
         len(archive),
@@ -150,7 +150,7 @@ def random_search(
 def _next_generation(
     archive: Archive,
     parents: Choices,
-    cardinalities: tuple[int, ...],
+    space: SearchSpace,
     count: int,
     settings: SearchSettings,
     random: np.random.Generator,
@@ -161,7 +161,7 @@ def _next_generation(
     for _ in range(_ATTEMPTS):
         if missing <= 0:
             break
-        children = _children(parents, 4 * count, cardinalities, settings, random)
+        children = _children(parents, 4 * count, space, settings, random)
         found.append(archive.admit(children, missing))
         missing -= len(found[-1])
     found.append(archive.explore(missing, random))
@@ -171,17 +171,17 @@ def _next_generation(
 def _children(
     parents: Choices,
     count: int,
-    cardinalities: tuple[int, ...],
+    space: SearchSpace,
     settings: SearchSettings,
     random: np.random.Generator,
 ) -> Choices:
-    """Proposals, shape (count, choices); neither validity nor limits are asked."""
+    """Proposals, shape (count, choices); neither the limits nor, after a swap, validity are asked."""
     mothers, fathers = parents[random.integers(len(parents), size=(2, count))]
     mixed = random.random((count, 1)) < settings.crossover
-    rows = np.where(mixed, crossover(mothers, fathers, random), mothers)
-    rows = redraw(rows, random.random(rows.shape) < settings.mutations / rows.shape[1], cardinalities, random)
+    rows = np.where(mixed, space.crossover(mothers, fathers, random), mothers)
+    rows = space.mutate(rows, random, settings.mutations)
     swapped = random.random((count, 1)) < settings.swap
-    return np.where(swapped, swap(rows, cardinalities, random), rows)
+    return np.where(swapped, swap(rows, space.cardinalities, random), rows)
 
 
 def _scored(space: SearchSpace, score: Score, rows: Choices) -> NDArray[np.float64]:

@@ -7,8 +7,9 @@ from supernet.davidnet import DavidNet
 from supernet.graph import ArchGraph, Node
 from supernet.op_subset import OpSubset
 from supernet.operations import COST_NAMES, Costs, graph_costs
+from supernet.sampling import feasible_share, sample_distinct
 from supernet.settings import InputError, Settings
-from supernet.space import Architecture, Choices, SearchSpace, architectures, sample_distinct
+from supernet.space import Architecture, Choices, SearchSpace, architectures
 from supernet.table import LabelRow, LabelTable, read_table, write_table
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SearchSpace",
     "Settings",
     "architectures",
+    "feasible_share",
     "graph_costs",
     "read_table",
     "sample_distinct",

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, operation
-from supernet.settings import InputError, Settings, nearest
-from supernet.space import Architecture, Choices
+from supernet.settings import InputError, nearest
+from supernet.space import Architecture, Choices, SearchSpace, check_cost
 
 Pooling: TypeAlias = Literal["max", "average"]
 Multiplier = Annotated[float, Field(gt=0, le=16)]
@@ -39,7 +39,7 @@ def _edges(lengths: tuple[int, ...], residual: tuple[int, ...]) -> tuple[tuple[i
     return tuple(edges)
 
 
-class DavidNet(Settings):
+class DavidNet(SearchSpace):
     """Settings and space in one. The choices are width, residual and pooling of the first stage, then of the others.
 
     A stage is a 3x3 convolution, a pool that halves the side (an odd row or column at the far edge is left out), norm
@@ -48,8 +48,6 @@ class DavidNet(Settings):
 
     Attributes:
         input_size: side of the square picture in pixels; three poolings need at least 8.
-        input_channels: 3 for colour, 1 for gray.
-        classes: outputs of the linear layer.
         stem_channels: outputs of the stem.
         widths: what a stage may multiply its published channels by (128, 256 and 512 from first to last);
             rounded to multiples of 8, at least 8.
@@ -70,8 +68,6 @@ class DavidNet(Settings):
 
     kind: Literal["davidnet"] = "davidnet"
     input_size: Annotated[int, Field(le=1024)] = 32
-    input_channels: Annotated[int, Field(ge=1, le=16)] = 3
-    classes: Annotated[int, Field(ge=2, le=100_000)] = 100
     stem_channels: Annotated[int, Field(ge=1, le=65536)] = 64
     widths: Annotated[tuple[Multiplier, ...], Field(min_length=1, max_length=36)] = (0.25, 0.5, 0.75, 1.0, 1.25)
     residuals: Annotated[tuple[Literal[0, 1], ...], Field(min_length=1)] = (0, 1)
@@ -113,10 +109,6 @@ class DavidNet(Settings):
         return value
 
     @property
-    def name(self) -> str:
-        return self.kind
-
-    @property
     def cardinalities(self) -> tuple[int, ...]:
         return (len(self.widths), len(self.residuals), len(self.poolings)) * 3
 
@@ -142,12 +134,6 @@ class DavidNet(Settings):
             choices.append(self.poolings.index(pooling) if pooling in self.poolings else 0)
         return Architecture(self.name, tuple(choices))
 
-    def is_valid(self, choices: Choices) -> NDArray[np.bool_]:
-        return np.asarray(((choices >= 0) & (choices < self.cardinalities)).all(axis=1), dtype=np.bool_)
-
-    def sample(self, count: int, random: np.random.Generator) -> Choices:
-        return random.integers(0, self.cardinalities, size=(count, 9)).astype(np.int8)
-
     def costs(self, choices: Choices) -> dict[str, NDArray[np.int64]]:
         width, residual, _ = choices.reshape(-1, 3, 3).transpose(2, 1, 0).astype(np.intp)
         first, second, third, last = self._cost_tables
@@ -156,8 +142,7 @@ class DavidNet(Settings):
         return {name: totals[:, column] for column, name in enumerate(COST_NAMES)}
 
     def cheapest(self, cost: str) -> Architecture:
-        if cost not in COST_NAMES:
-            raise InputError(f"cost {cost!r} is not one of {', '.join(COST_NAMES)}")
+        check_cost(cost)
         column = COST_NAMES.index(cost)
         first, second, third, last = (table[..., column] for table in self._cost_tables)
         # Over every combination of widths; residuals are free of each other.
@@ -188,11 +173,11 @@ class DavidNet(Settings):
         return Architecture(self.name, tuple(choices))
 
     def format(self, architecture: Architecture) -> str:
-        self._check(architecture)
+        self.check(architecture)
         return " ".join(self._word(stage, *row) for stage, row in enumerate(_stages(architecture)))
 
     def graph(self, architecture: Architecture) -> ArchGraph:
-        self._check(architecture)
+        self.check(architecture)
         parts, before = [self._stem], 0
         for stage, (width, residual, pooling) in enumerate(_stages(architecture)):
             place = (stage, before, width, residual, pooling)
@@ -205,18 +190,6 @@ class DavidNet(Settings):
         residuals = tuple(self.residuals[row[1]] for row in _stages(architecture))
         edges = _edges(tuple(map(len, parts)), (0, *residuals, 0))
         return ArchGraph(tuple(node for part in parts for node in part), edges)
-
-    def _check(self, architecture: Architecture) -> None:
-        if architecture.space != self.name or len(architecture.choices) != 9:
-            raise InputError(
-                f"architecture {architecture.key}: expected 9 choices of space {self.name!r}, "
-                f"got {len(architecture.choices)} of {architecture.space!r}"
-            )
-        for number, (choice, count) in enumerate(zip(architecture.choices, self.cardinalities, strict=True), 1):
-            if choice >= count:
-                raise InputError(
-                    f"architecture {architecture.key}: choice {number} is {choice}; expected 0 to {count - 1}"
-                )
 
     def _word(self, stage: int, width: int, residual: int, pooling: int) -> str:
         mark = "r" if self.residuals[residual] else ""

@@ -88,5 +88,29 @@ class Scale(nn.Module):
         return x * self.factor
 
 
-HELPERS: tuple[type[nn.Module], ...] = (ShiftedConv, GhostBatchNorm, Scale)
+class SqueezeExcite(nn.Module):
+    """Weigh each channel by what a small network makes of the means of all (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3), keepdim=True))))
+        return x * F.hardsigmoid(weights)
+
+
+class PadChannels(nn.Module):
+    """Add channels of zeros after those that are there."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, 0, 0, self.channels - x.shape[1]))
+
+
+HELPERS: tuple[type[nn.Module], ...] = (ShiftedConv, GhostBatchNorm, Scale, SqueezeExcite, PadChannels)
 """What exported source has to bring along; everything else is torch's."""

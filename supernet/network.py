@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.graph import ArchGraph
-from supernet.modules import GhostBatchNorm, Scale, ShiftedConv
+from supernet.modules import GhostBatchNorm, PadChannels, Scale, ShiftedConv, SqueezeExcite
 from supernet.operations import JOINS, Layer, layers
 from supernet.settings import InputError
 
@@ -38,6 +38,12 @@ def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[float, ...], dict[s
         if layer.value:
             return GhostBatchNorm, (layer.out_channels, int(layer.value)), {}
         return nn.BatchNorm2d, (layer.out_channels,), {}
+    if layer.kind == "squeeze_excite":
+        return SqueezeExcite, (layer.in_channels, layer.out_channels), {}
+    if layer.kind == "pad_channels":
+        return PadChannels, (layer.out_channels,), {}
+    if layer.kind == "hard_swish":
+        return nn.Hardswish, (), {}
     if layer.kind == "relu":
         return nn.ReLU, (), {}
     if layer.kind == "relu6":
@@ -46,6 +52,15 @@ def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[float, ...], dict[s
         return nn.CELU, (layer.value,), {}
     if layer.kind == "scale":
         return Scale, (layer.value,), {}
+    if layer.kind == "subsample":
+        return nn.MaxPool2d, (1,), {"stride": layer.stride}
+    if layer.kind == "resize":
+        return nn.AdaptiveAvgPool2d, (int(layer.value),), {}
+    if layer.kind == "max_pool_same":
+        return nn.MaxPool2d, (layer.kernel,), {"stride": layer.stride, "padding": layer.kernel // 2}
+    if layer.kind == "avg_pool_same":
+        edges = {"padding": layer.kernel // 2, "count_include_pad": False}
+        return nn.AvgPool2d, (layer.kernel,), {"stride": layer.stride, **edges}
     if layer.kind == "max_pool":
         return nn.MaxPool2d, (layer.kernel,), {}
     if layer.kind == "avg_pool":

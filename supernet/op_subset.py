@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
 from supernet.settings import InputError, Settings
-from supernet.space import Architecture, Choices
+from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
 
 OperationName = Literal["skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5"]
 Channels = Annotated[int, Field(ge=1, le=65536)]
@@ -48,7 +48,7 @@ def _edges(counts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     return (*edges, (source, source + 1), (source + 1, source + 2), (source + 2, source + 3))
 
 
-class OpSubset(Settings):
+class OpSubset(SearchSpace):
     """Settings and space in one. A choice is one operation of one layer: 0 off, 1 on.
 
     Attributes:
@@ -57,9 +57,6 @@ class OpSubset(Settings):
             dilation 2, ``skip`` is an identity, 1x1 convolution or factorized reduce.
         stem_channels: outputs of the 3x3 stem.
         head_channels: outputs of the 1x1 convolution before the global mean.
-        input_size: side of the square picture in pixels.
-        input_channels: 3 for colour, 1 for gray.
-        classes: outputs of the linear layer.
     """
 
     kind: Literal["op_subset"] = "op_subset"
@@ -69,9 +66,6 @@ class OpSubset(Settings):
     )  # fmt: skip
     stem_channels: Channels = 16
     head_channels: Channels = 1280
-    input_size: Annotated[int, Field(ge=1, le=1024)] = 32
-    input_channels: Annotated[int, Field(ge=1, le=16)] = 3
-    classes: Annotated[int, Field(ge=2, le=100_000)] = 100
 
     @field_validator("operations")
     @classmethod
@@ -81,15 +75,15 @@ class OpSubset(Settings):
         return value
 
     @property
-    def name(self) -> str:
-        return self.kind
-
-    @property
     def cardinalities(self) -> tuple[int, ...]:
         return (2,) * (len(self.layers) * len(self.operations))
 
+    @property
+    def size(self) -> int:
+        return int((2 ** len(self.operations) - 1) ** len(self.layers))
+
     def is_valid(self, choices: Choices) -> NDArray[np.bool_]:
-        options = np.isin(choices, (0, 1)).all(axis=1)
+        options = in_range(choices, self.cardinalities)
         counts = choices.reshape(len(choices), len(self.layers), len(self.operations)).sum(axis=2)
         used = (counts > 0).all(axis=1)
         return np.asarray(options & used, dtype=np.bool_)
@@ -115,8 +109,7 @@ class OpSubset(Settings):
         return {name: totals[:, column].astype(np.int64) for column, name in enumerate(COST_NAMES)}
 
     def cheapest(self, cost: str) -> Architecture:
-        if cost not in COST_NAMES:
-            raise InputError(f"cost {cost!r} is not one of {', '.join(COST_NAMES)}")
+        check_cost(cost)
         column = self._cost_table[1][:, COST_NAMES.index(cost)].reshape(len(self.layers), -1)
         choices = np.zeros_like(column, dtype=np.int8)
         choices[np.arange(len(self.layers)), column.argmin(axis=1)] = 1
@@ -132,7 +125,7 @@ class OpSubset(Settings):
                 f"digits 0 or 1 ({count} digits), got {len(bits)} characters"
             )
         architecture = Architecture(self.name, tuple(int(bit) for bit in bits))
-        self._check(architecture)
+        self.check(architecture)
         return architecture
 
     def format(self, architecture: Architecture) -> str:
@@ -143,31 +136,24 @@ class OpSubset(Settings):
     def graph(self, architecture: Architecture) -> ArchGraph:
         choices, width, layers = architecture.choices, len(self.operations), len(self.layers)
         if architecture.space != self.name or len(choices) != width * layers:
-            self._check(architecture)  # says what is wrong
+            self.check(architecture)  # says what is wrong
         nodes = [*self._stem]
         counts = []
         for index in range(layers):
             bits = choices[index * width : (index + 1) * width]
             layer = self._layer_nodes.get((index, bits))
             if layer is None:
-                self._check(architecture)
+                self.check(architecture)
                 layer = (*compress(self._operations[index], bits), self._sums[index])
                 self._layer_nodes[index, bits] = layer
             nodes += layer
             counts.append(len(layer) - 1)
         return ArchGraph((*nodes, *self._head), _edges(tuple(counts)))
 
-    def _check(self, architecture: Architecture) -> None:
-        if architecture.space != self.name or len(architecture.choices) != len(self.cardinalities):
-            raise InputError(
-                f"architecture {architecture.key}: expected {len(self.cardinalities)} choices of space "
-                f"{self.name!r}, got {len(architecture.choices)} of {architecture.space!r}"
-            )
-        if not self.is_valid(architecture.row())[0]:
-            layers = self.format(architecture).split()
-            empty = next((number for number, bits in enumerate(layers, 1) if "1" not in bits), 0)
-            reason = f"layer {empty} applies no operation" if empty else "a choice is neither 0 nor 1"
-            raise InputError(f"architecture {self.format(architecture)!r}: {reason}; expected at least one a layer")
+    def reason(self, architecture: Architecture) -> str:
+        layers = self.format(architecture).split()
+        empty = next(number for number, bits in enumerate(layers, 1) if "1" not in bits)
+        return f"layer {empty} applies no operation; expected at least one a layer, got {' '.join(layers)!r}"
 
     @cached_property
     def _resolutions(self) -> tuple[int, ...]:

@@ -17,8 +17,9 @@ from supernet.graph import ArchGraph, Node
 from supernet.settings import InputError, nearest
 
 LayerKind = Literal[
-    "conv", "shifted_conv", "batch_norm", "relu", "relu6", "celu", "scale", "max_pool", "avg_pool", "global_mean",
-    "flatten", "linear",
+    "conv", "shifted_conv", "subsample", "batch_norm", "relu", "relu6", "hard_swish", "celu", "scale",
+    "max_pool", "avg_pool", "max_pool_same", "avg_pool_same", "resize", "squeeze_excite", "pad_channels",
+    "global_mean", "flatten", "linear",
 ]  # fmt: skip
 
 
@@ -28,9 +29,13 @@ class Layer:
 
     ``shifted_conv`` is the factorized reduce of DARTS: two 1x1 convolutions with stride 2, one on
     the picture and one on the picture shifted by a pixel, each giving half of the output channels.
-    A pool's stride is its kernel, and an incomplete window at the far edge is left out. ``bias`` is of
-    linear layers; convolutions have none. ``value`` is the one number of the layers that need one: images
-    in a ghost group of a batch norm (0: the whole batch), alpha of a CELU, factor of a scale.
+    ``subsample`` takes every second row and column. A pool's stride is its kernel, and an incomplete window
+    at the far edge is left out; a ``_same`` pool has a stride of its own, and what lies beyond the edge counts
+    for nothing. ``squeeze_excite`` weighs the channels by what a bottleneck of ``out_channels`` makes of their
+    means (Hu et al. 2018). ``pad_channels`` adds channels of zeros. ``bias`` is of linear layers; convolutions
+    have none, but for those of ``squeeze_excite``. ``value`` is the one number of the layers that need one:
+    images in a ghost group of a batch norm (0: the whole batch), alpha of a CELU, factor of a scale, side of a
+    resize.
     """
 
     kind: LayerKind
@@ -74,10 +79,74 @@ def _batch_norm(channels: int) -> Layer:
     return Layer("batch_norm", channels, channels)
 
 
-def _conv_bn_relu6(node: Node) -> tuple[Layer, ...]:
+def _convolution(node: Node) -> tuple[Layer, ...]:
+    """The convolution that a node's attributes say."""
+    cin, cout, kernel, stride = (node.integer(name) for name in ("in", "out", "kernel", "stride"))
+    if kernel == 1 and stride == 2:
+        # oneDNN's own strided 1x1 kernel writes past its buffer where channels are few (its issue 6035).
+        return (Layer("subsample", stride=2), _conv(cin, cout))
+    return (_conv(cin, cout, kernel, stride),)
+
+
+def _conv_bn(*activation: Layer) -> Callable[[Node], tuple[Layer, ...]]:
+    """Convolution, batch norm, and an activation where one is given."""
+    return lambda node: (*_convolution(node), _batch_norm(node.integer("out")), *activation)
+
+
+def _relu_conv_bn(node: Node) -> tuple[Layer, ...]:
+    return (Layer("relu"), *_convolution(node), _batch_norm(node.integer("out")))
+
+
+def _bn_relu(node: Node) -> tuple[Layer, ...]:
+    return (_batch_norm(node.integer("out")), Layer("relu"))
+
+
+def _pool(kind: LayerKind) -> Callable[[Node], tuple[Layer, ...]]:
+    """A pool whose stride is its own, and that leaves an odd row or column in."""
+    return lambda node: (Layer(kind, kernel=node.integer("kernel"), stride=node.integer("stride")),)
+
+
+def squeezed(channels: int) -> int:
+    """The bottleneck of squeeze-excitation: a quarter of the channels, the nearest multiple of 8, at least 8."""
+    return max(8, (channels // 4 + 4) // 8 * 8)
+
+
+def _mbconv(node: Node) -> tuple[Layer, ...]:
+    """Inverted residual without its shortcut (Sandler et al. 2018): widen, depthwise, squeeze-excitation, narrow.
+
+    ``expansion`` 1 widens nothing; ``se`` 1 has squeeze-excitation, ``hswish`` 1 hard swish in place of ReLU
+    (Howard et al. 2019). ``input_resolution`` is the side of its input, where the stride is not 1.
+    """
     cin, cout = node.integer("in"), node.integer("out")
-    conv = _conv(cin, cout, node.integer("kernel"), node.integer("stride"))
-    return (conv, _batch_norm(cout), Layer("relu6"))
+    wide = cin * node.integer("expansion")
+    activation = Layer("hard_swish") if node.get("hswish") else Layer("relu")
+    first = () if wide == cin else (_conv(cin, wide), _batch_norm(wide), activation)
+    excite = (Layer("squeeze_excite", wide, squeezed(wide)),) if node.get("se") else ()
+    depthwise = _conv(wide, wide, node.integer("kernel"), node.integer("stride"), groups=wide)
+    return (*first, depthwise, _batch_norm(wide), activation, *excite, _conv(wide, cout), _batch_norm(cout))
+
+
+def _res_branch(node: Node) -> tuple[Layer, ...]:
+    """What a residual block adds to its input: two convolutions, ReLU between them."""
+    cin, cout, kernel = node.integer("in"), node.integer("out"), node.integer("kernel")
+    return (
+        _conv(cin, cout, kernel), _batch_norm(cout), Layer("relu"), _conv(cout, cout, kernel), _batch_norm(cout),
+    )  # fmt: skip
+
+
+def _dense_layer(node: Node) -> tuple[Layer, ...]:
+    """What a layer of a dense block adds to the channels before it (Huang et al. 2017)."""
+    cin, growth = node.integer("in"), node.integer("out")
+    return (
+        _batch_norm(cin), Layer("relu"), _conv(cin, 4 * growth),
+        _batch_norm(4 * growth), Layer("relu"), _conv(4 * growth, growth, node.integer("kernel")),
+    )  # fmt: skip
+
+
+def _transition(node: Node) -> tuple[Layer, ...]:
+    """Between dense blocks: fewer channels, half the side. ``input_resolution`` is the side of its input."""
+    cin, cout = node.integer("in"), node.integer("out")
+    return (_batch_norm(cin), Layer("relu"), _conv(cin, cout), Layer("avg_pool", kernel=2))
 
 
 def _skip(node: Node) -> tuple[Layer, ...]:
@@ -122,7 +191,7 @@ def _linear(node: Node) -> tuple[Layer, ...]:
 
 def _plain_conv(node: Node) -> tuple[Layer, ...]:
     """A convolution and nothing else."""
-    return (_conv(node.integer("in"), node.integer("out"), node.integer("kernel"), node.integer("stride")),)
+    return _convolution(node)
 
 
 def _norm(node: Node) -> tuple[Layer, ...]:
@@ -142,7 +211,7 @@ def _nothing(node: Node) -> tuple[Layer, ...]:
 
 OPERATIONS: dict[str, Callable[[Node], tuple[Layer, ...]]] = {
     "input": _nothing,
-    "conv_bn_relu6": _conv_bn_relu6,
+    "conv_bn_relu6": _conv_bn(Layer("relu6")),
     "skip": _skip,
     "sep_conv": _sep_conv,
     "dil_conv": _dil_conv,
@@ -158,6 +227,20 @@ OPERATIONS: dict[str, Callable[[Node], tuple[Layer, ...]]] = {
     "avg_pool": lambda node: (Layer("avg_pool", kernel=node.integer("kernel")),),
     "global_max": _global_max,
     "scale": lambda node: (Layer("scale", value=node.get("factor", 1.0)),),
+    "conv_bn": _conv_bn(),
+    "conv_bn_relu": _conv_bn(Layer("relu")),
+    "conv_bn_hswish": _conv_bn(Layer("hard_swish")),
+    "relu_conv_bn": _relu_conv_bn,
+    "bn_relu": _bn_relu,
+    "mbconv": _mbconv,
+    "res_branch": _res_branch,
+    "dense_layer": _dense_layer,
+    "transition": _transition,
+    "zero": lambda node: (Layer("scale", value=0.0),),
+    "max_pool_same": _pool("max_pool_same"),
+    "avg_pool_same": _pool("avg_pool_same"),
+    "resize": lambda node: (Layer("resize", value=node.integer("resolution")),),
+    "pad_channels": lambda node: (Layer("pad_channels", node.integer("in"), node.integer("out")),),
 }
 
 
@@ -168,17 +251,32 @@ def layers(node: Node) -> tuple[Layer, ...]:
     return OPERATIONS[node.op](node)
 
 
+_HALVES = ("max_pool", "avg_pool", "resize")
+
+
 @lru_cache(maxsize=65536)
 def node_costs(node: Node) -> Costs:
-    """Exact costs of one node, in plain arithmetic."""
+    """Exact costs of one node, in plain arithmetic.
+
+    What comes before the layer that has the stride works on the side ``input_resolution``, the others on
+    ``resolution``. Raises InputError where a convolution comes before it and ``input_resolution`` is missing.
+    """
     conv_macs = linear_macs = params = activations = 0
-    for layer in layers(node):
+    chain = layers(node)
+    strided = [index for index, layer in enumerate(chain) if layer.stride > 1 or layer.kind in _HALVES]
+    for index, layer in enumerate(chain):
         if layer.kind in ("conv", "shifted_conv"):
+            before = bool(strided) and index < strided[0]
             weights = layer.out_channels * (layer.in_channels // layer.groups) * layer.kernel**2
-            pixels = node.integer("resolution") ** 2
+            pixels = node.integer("input_resolution" if before else "resolution") ** 2
             conv_macs += weights * pixels
             activations += layer.out_channels * pixels
             params += weights
+        elif layer.kind == "squeeze_excite":
+            weights = 2 * layer.in_channels * layer.out_channels
+            conv_macs += weights
+            activations += layer.in_channels + layer.out_channels
+            params += weights + layer.in_channels + layer.out_channels
         elif layer.kind == "linear":
             linear_macs += layer.in_channels * layer.out_channels
             activations += layer.out_channels

@@ -7,14 +7,20 @@ search and costs work on: ``choices[i, j]`` is the option that architecture ``i`
 from __future__ import annotations
 
 import hashlib
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from functools import lru_cache
+from typing import Annotated, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from supernet import moves
 from supernet.graph import ArchGraph
-from supernet.settings import InputError
+from supernet.operations import COST_NAMES, graph_costs
+from supernet.settings import InputError, Settings, nearest
 
 Choices: TypeAlias = NDArray[np.int8]
 """A batch of architectures, shape (architectures, choices)."""
@@ -23,8 +29,11 @@ _KEY_LIMIT = 64
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _OPTIONS = frozenset(range(len(_DIGITS)))
 
-_BATCHES = (1024,) * 64 + (65_536,) * 400
-"""Draws at a time. Limits that leave too few among all these, 26 million, count as too tight for sampling."""
+_TRIES = 8
+"""How often an invalid child is drawn again before it stays as its parent."""
+_STARTS = 64
+"""Random rows, besides the first option everywhere, that the search for a cheapest architecture descends from."""
+_SAMPLE_ROUNDS = 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,54 +49,231 @@ class Architecture:
 
     @property
     def key(self) -> str:
-        """A canonical name that is fit for a file: space and choices, one base-36 digit each.
+        """A name that is fit for a file: space and choices, one base-36 digit each.
 
-        More than 64 choices are shortened to a digest.
+        More than 64 choices are shortened to a digest. Two architectures whose networks are the same have the same
+        key where their choices are canonical, see :meth:`SearchSpace.canonical`.
         """
-        digits = "".join([_DIGITS[choice] for choice in self.choices])
+        digits = self.digits
         if len(digits) > _KEY_LIMIT:
             digits = hashlib.blake2b(digits.encode(), digest_size=16).hexdigest()
         return f"{self.space}-{digits}"
+
+    @property
+    def digits(self) -> str:
+        """The choices, one base-36 digit each."""
+        return "".join([_DIGITS[choice] for choice in self.choices])
 
     def row(self) -> Choices:
         """The architecture as a batch of one, shape (1, choices)."""
         return np.asarray([self.choices], dtype=np.int8)
 
 
-class SearchSpace(Protocol):
-    """What a search space offers. Everything that costs time works on batches."""
+class SearchSpace(Settings, ABC):
+    """A search space: settings, and everything that is asked of the architectures that they allow.
+
+    A space of your own gives a ``kind``, ``cardinalities`` and ``graph``; all else follows from them. What costs
+    time works on batches. Overriding is worth it for ``costs`` (the default builds each graph, some thousand a
+    second), and needed where rows of options are invalid (``is_valid``, ``size``) or mean the same network
+    (``canonical``).
+
+    Attributes:
+        kind: the space's name, as ``space.kind`` in a recipe.
+        input_size: side of the square picture in pixels.
+        input_channels: 3 for colour, 1 for gray.
+        classes: outputs of the network.
+    """
+
+    kind: str = ""
+    input_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    input_channels: Annotated[int, Field(ge=1, le=16)] = 3
+    classes: Annotated[int, Field(ge=2, le=100_000)] = 100
 
     @property
     def name(self) -> str:
         """The first part of each key."""
+        return self.kind
 
     @property
+    @abstractmethod
     def cardinalities(self) -> tuple[int, ...]:
-        """The number of options of each choice."""
+        """The number of options of each choice, 1 to 36."""
 
+    @abstractmethod
     def graph(self, architecture: Architecture) -> ArchGraph:
-        """The network as a graph. Raises InputError for an architecture outside the space."""
+        """The network as a graph. Raises InputError for an architecture outside the space (:meth:`check`)."""
+
+    @property
+    def size(self) -> int:
+        """How many architectures ``format`` tells apart. The default holds where every row of options is valid."""
+        return math.prod(self.cardinalities)
+
+    def check(self, architecture: Architecture) -> None:
+        """Raises InputError for an architecture that is not of this space."""
+        counts = self.cardinalities
+        if architecture.space != self.name or len(architecture.choices) != len(counts):
+            raise InputError(
+                f"architecture {architecture.key}: expected {len(counts)} choices of space {self.name!r}, "
+                f"got {len(architecture.choices)} of {architecture.space!r}"
+            )
+        for number, (choice, count) in enumerate(zip(architecture.choices, counts, strict=True), 1):
+            if choice >= count:
+                raise InputError(
+                    f"architecture {architecture.key}: choice {number} is {choice}; expected 0 to {count - 1}"
+                )
+        if not self.is_valid(architecture.row())[0]:
+            raise InputError(f"architecture {architecture.key}: {self.reason(architecture)}")
+
+    def reason(self, architecture: Architecture) -> str:  # noqa: ARG002 - for those that know more
+        """Why a row of existing options is no architecture, for the error that says so."""
+        return f"these options do not go together in space {self.name!r}"
 
     def parse(self, text: str) -> Architecture:
-        """An architecture from what a person types. Raises InputError."""
+        """An architecture from what a person types. Raises InputError.
+
+        The default is a base-36 digit for each choice; blanks between them mean nothing.
+        """
+        digits, counts = "".join(text.split()).lower(), self.cardinalities
+        if len(digits) != len(counts) or set(digits) - set(_DIGITS):
+            raise InputError(
+                f"architecture {text!r:.80}: expected {len(counts)} digits, one for each choice of space "
+                f"{self.name!r}, got {len(digits)} characters"
+            )
+        architecture = Architecture(self.name, tuple(map(_DIGITS.index, digits)))
+        self.check(architecture)
+        return architecture
 
     def format(self, architecture: Architecture) -> str:
-        """The inverse of ``parse``."""
+        """What ``parse`` reads; of options that change nothing in the network, only one form need come back."""
+        return architecture.digits
 
     def is_valid(self, choices: Choices) -> NDArray[np.bool_]:
-        """Which rows are architectures of the space, shape (architectures,)."""
+        """Which rows are architectures of the space, shape (architectures,). The default: all that exist."""
+        return in_range(choices, self.cardinalities)
+
+    def canonical(self, choices: Choices) -> Choices:
+        """For each valid row the representative of all rows whose network is the same, shape as given.
+
+        It belongs to the space, is its own representative, and costs no more than any of them.
+        """
+        return choices
 
     def sample(self, count: int, random: np.random.Generator) -> Choices:
-        """Valid architectures, uniform and independent, shape (count, choices)."""
+        """Valid rows, independent, shape (count, choices); uniform over the valid rows unless the space says else."""
+        counts, rows = self.cardinalities, np.empty((0, len(self.cardinalities)), np.int8)
+        for _ in range(_SAMPLE_ROUNDS):
+            drawn = random.integers(0, counts, size=(max(count, 16), len(counts))).astype(np.int8)
+            rows = np.concatenate([rows, drawn[self.is_valid(drawn)]])
+            if len(rows) >= count:
+                return rows[:count]
+        raise InputError(
+            f"space {self.name!r}: almost no row of options is valid; a space like this needs a sample of its own"
+        )
+
+    def log_density(self, choices: Choices) -> NDArray[np.float64]:
+        """Log of the chance that ``sample`` draws a valid row, up to one constant, shape (architectures,)."""
+        return np.zeros(len(choices))
+
+    def disguise(self, choices: Choices, random: np.random.Generator) -> Choices:  # noqa: ARG002
+        """For each row another whose network is the same, as ``sample`` might have drawn it; the default: itself.
+
+        Spaces with options that mean nothing in some rows draw those anew, so that a change which brings them to
+        life brings a random one to life.
+        """
+        return choices
+
+    def mutate(self, choices: Choices, random: np.random.Generator, changes: float = 1.0) -> Choices:
+        """Valid rows in which each choice was given another option with chance ``changes`` / choices.
+
+        A row stays as it was where no valid one was met.
+        """
+        rows, counts = self.disguise(choices, random), self.cardinalities
+        result, open_ = rows.copy(), np.arange(len(rows))
+        for _ in range(_TRIES):
+            where = random.random((len(open_), len(counts))) < changes / len(counts)
+            moved = moves.redraw(rows[open_], where, counts, random)
+            good = self.is_valid(moved)
+            result[open_[good]] = moved[good]
+            open_ = open_[~good]
+            if not len(open_):
+                break
+        return result
+
+    def crossover(self, first: Choices, second: Choices, random: np.random.Generator) -> Choices:
+        """Valid children of two batches of parents: each choice from either with equal chance.
+
+        A child that is not valid is drawn again; where none is, it is the first parent.
+        """
+        first, second = self.disguise(first, random), self.disguise(second, random)
+        result, open_ = first.copy(), np.arange(len(first))
+        for _ in range(_TRIES):
+            mixed = moves.crossover(first[open_], second[open_], random)
+            good = self.is_valid(mixed)
+            result[open_[good]] = mixed[good]
+            open_ = open_[~good]
+            if not len(open_):
+                break
+        return result
+
+    def neighbours(self, choices: NDArray[np.int8]) -> Choices:
+        """Every valid row that differs from one, shape (choices,), in a single choice."""
+        around = moves.single_changes(choices, self.cardinalities)
+        return around[self.is_valid(around)] if len(around) else around
 
     def costs(self, choices: Choices) -> dict[str, NDArray[np.int64]]:
-        """Exact ``macs``, ``conv_macs``, ``params`` and ``activations``, each (architectures,)."""
+        """Exact ``macs``, ``conv_macs``, ``params`` and ``activations`` of valid rows, each (architectures,)."""
+        rows = [graph_costs(self.graph(Architecture(self.name, tuple(row)))) for row in choices.tolist()]
+        values = np.array(rows, dtype=np.int64).reshape(len(rows), len(COST_NAMES))
+        return {name: values[:, column] for column, name in enumerate(COST_NAMES)}
 
     def cheapest(self, cost: str) -> Architecture:
-        """A valid architecture with the least of one cost."""
+        """A valid architecture with the least of one cost. Raises InputError for an unknown cost.
 
-    def narrower(self, factor: float) -> SearchSpace:
-        """The space of the same architectures with about ``factor`` of the channels. Raises InputError."""
+        The default descends by single changes from some rows, which finds it where costs add up over the choices.
+        """
+        check_cost(cost)
+        return _descend(self, cost)
+
+    def narrower(self, factor: float) -> Self:  # noqa: ARG002
+        """The space of the same architectures with about ``factor`` of the channels.
+
+        Raises InputError where there is none; the default always does.
+        """
+        raise InputError(f"space {self.name!r} has no narrower version of itself")
+
+
+def check_cost(cost: str) -> None:
+    """Raises InputError for a cost that there is not."""
+    if cost not in COST_NAMES:
+        raise InputError(f"cost {cost!r} is not one of {', '.join(COST_NAMES)}; {nearest(cost, COST_NAMES)}")
+
+
+@lru_cache(maxsize=256)
+def _descend(space: SearchSpace, cost: str) -> Architecture:
+    random = np.random.default_rng(0)
+    starts = space.sample(_STARTS, random)
+    first = np.zeros((1, len(space.cardinalities)), np.int8)
+    if space.is_valid(first)[0]:
+        starts = np.concatenate([first, starts])
+    values = space.costs(starts)[cost]
+    best: tuple[int, NDArray[np.int8]] | None = None
+    for start in np.argsort(values, kind="stable")[:4]:
+        row, value = starts[start], int(values[start])
+        while True:
+            around = space.neighbours(row)
+            costs = space.costs(around)[cost] if len(around) else np.empty(0, np.int64)
+            if not len(costs) or costs.min() >= value:
+                break
+            row, value = around[costs.argmin()], int(costs.min())
+        if best is None or value < best[0]:
+            best = (value, row)
+    assert best is not None
+    return architectures(space, space.canonical(best[1][None]))[0]
+
+
+def in_range(choices: Choices, cardinalities: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which rows hold only options that exist, shape (architectures,)."""
+    return np.asarray(((choices >= 0) & (choices < np.asarray(cardinalities))).all(axis=1), dtype=np.bool_)
 
 
 def architectures(space: SearchSpace, choices: Choices) -> list[Architecture]:
@@ -95,45 +281,10 @@ def architectures(space: SearchSpace, choices: Choices) -> list[Architecture]:
     return [Architecture(space.name, tuple(row)) for row in choices.tolist()]
 
 
-def sample_distinct(
-    space: SearchSpace,
-    count: int,
-    random: np.random.Generator,
-    limits: dict[str, int] | None = None,
-) -> Choices:
-    """Distinct valid architectures within hard limits, uniform over those, in order of drawing.
-
-    The first rows do not depend on ``count``, so that a larger plan only adds to a smaller one.
-
-    Args:
-        limits: largest allowed value for each cost named.
-
-    Raises:
-        InputError: a limit below the cheapest architecture, or too few architectures found.
-    """
-    check_limits(space, limits or {})
-    seen: set[bytes] = set()
-    rows: list[NDArray[np.int8]] = []
-    for batch in _BATCHES:
-        if len(rows) >= count:
-            break
-        drawn = space.sample(batch, random)
-        for row in drawn[within(space, drawn, limits or {})]:
-            if len(rows) < count and row.tobytes() not in seen:
-                seen.add(row.tobytes())
-                rows.append(row)
-    if len(rows) < count:
-        raise InputError(
-            f"sampling: found {len(rows)} distinct architectures within {limits or 'no limits'}, "
-            f"expected {count}; ask for fewer or raise the limit"
-        )
-    return np.stack(rows) if rows else np.empty((0, len(space.cardinalities)), np.int8)
-
-
 def within(space: SearchSpace, choices: Choices, limits: dict[str, int]) -> NDArray[np.bool_]:
-    """Which rows keep every limit, shape (architectures,). Validity is not asked."""
+    """Which valid rows keep every limit, shape (architectures,)."""
     fits = np.ones(len(choices), dtype=np.bool_)
-    if limits:
+    if limits and len(choices):
         costs = space.costs(choices)
         for name, limit in limits.items():
             fits &= costs[name] <= limit

@@ -1,15 +1,16 @@
-"""The spaces by name. A new one is a settings class that keeps the protocol, and two lines here."""
+"""The spaces by name. A new one is a class of its own, and its name in one line here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
 
 from pydantic import Discriminator, Tag
 
 from supernet.davidnet import DavidNet
 from supernet.op_subset import OpSubset
 from supernet.settings import InputError, nearest
+from supernet.space import SearchSpace
 
 
 def kind(settings: object) -> str:
@@ -19,15 +20,21 @@ def kind(settings: object) -> str:
     return str(getattr(settings, "kind", "op_subset"))
 
 
-AnySpace: TypeAlias = Annotated[
-    Annotated[OpSubset, Tag("op_subset")] | Annotated[DavidNet, Tag("davidnet")], Discriminator(kind)
-]
+_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet)
+"""Every space. A new one is entered here."""
+
+SPACES: dict[str, type[SearchSpace]] = {space.model_fields["kind"].default: space for space in _CLASSES}
+"""The spaces by ``kind``."""
+
+if TYPE_CHECKING:
+    AnySpace: TypeAlias = SearchSpace
+else:
+    _TAGGED = tuple(Annotated[space, Tag(name)] for name, space in SPACES.items())
+    AnySpace = Annotated[Union[_TAGGED], Discriminator(kind)]  # noqa: UP007 - made of a tuple
 """Settings of any space, told apart by ``kind``."""
 
-SPACES: dict[str, type[OpSubset] | type[DavidNet]] = {"op_subset": OpSubset, "davidnet": DavidNet}
 
-
-def space_class(settings: Mapping[str, object]) -> type[OpSubset] | type[DavidNet]:
+def space_class(settings: Mapping[str, object]) -> type[SearchSpace]:
     """The class that settings are of. Raises InputError for an unknown ``kind``."""
     chosen = kind(settings)
     if chosen not in SPACES:
@@ -35,6 +42,6 @@ def space_class(settings: Mapping[str, object]) -> type[OpSubset] | type[DavidNe
     return SPACES[chosen]
 
 
-def make_space(settings: Mapping[str, object]) -> OpSubset | DavidNet:
+def make_space(settings: Mapping[str, object]) -> SearchSpace:
     """The space that saved settings describe. Raises InputError for an unknown ``kind``."""
     return space_class(settings).model_validate(settings)

@@ -1,7 +1,7 @@
 import itertools
 import subprocess
 import sys
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution import SearchSettings, evolve, random_search
-from supernet import Architecture, InputError, OpSubset
+from supernet import Architecture, InputError, OpSubset, SearchSpace
 from supernet.op_subset import LayerSettings
 
 SMALL = OpSubset(
@@ -22,29 +22,20 @@ MEDIUM = OpSubset(layers=SMALL.layers, head_channels=32, classes=10)
 DEFAULT = OpSubset()
 
 
-@dataclass(frozen=True)
-class Digits:
+class Digits(SearchSpace):
     """A space with several options a choice, of which the sum must be even, and one choice without options."""
 
-    cardinalities: tuple[int, ...] = (3, 5, 1, 4, 2, 3)
-    name: str = "digits"
+    kind: Literal["digits"] = "digits"
+
+    @property
+    def cardinalities(self):
+        return (3, 5, 1, 4, 2, 3)
 
     def graph(self, architecture):
         raise NotImplementedError
 
-    def parse(self, text):
-        raise NotImplementedError
-
-    def format(self, architecture):
-        return "".join(str(choice) for choice in architecture.choices)
-
     def is_valid(self, choices):
-        options = ((choices >= 0) & (choices < np.asarray(self.cardinalities))).all(axis=1)
-        return options & (choices.sum(axis=1) % 2 == 0)
-
-    def sample(self, count, random):
-        rows = random.integers(0, self.cardinalities, size=(20 * count, len(self.cardinalities))).astype(np.int8)
-        return rows[self.is_valid(rows)][:count]
+        return super().is_valid(choices) & (choices.sum(axis=1) % 2 == 0)
 
     def costs(self, choices):
         assert self.is_valid(choices).all(), "costs asked of an invalid architecture"
@@ -153,7 +144,7 @@ def test_finds_the_optimum_that_brute_force_finds(seed, fraction):
     rows = every(MEDIUM)
     rows = rows[MEDIUM.costs(rows)["macs"] <= limits["macs"]]
     score = additive(MEDIUM, seed)
-    budget = SearchSettings(queries=600)  # of 3,969 architectures
+    budget = SearchSettings(queries=1000)  # of 3,969 architectures
     result = evolve(MEDIUM, score, limits, budget, np.random.default_rng(seed))
     assert result.best[0].score == pytest.approx(score(rows).max())
 

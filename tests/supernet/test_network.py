@@ -106,7 +106,30 @@ CONTRACT = {
     "avg_pool": ({"out": 4, "kernel": 2, "stride": 2},),
     "global_max": ({"in": 4, "out": 4},),
     "scale": ({"out": 4, "factor": 0.125},),
+    "conv_bn": ({"in": 5, "out": 4, "kernel": 1, "stride": 2}, {"in": 5, "out": 4, "kernel": 3, "stride": 1}),
+    "conv_bn_relu": ({"in": 5, "out": 4, "kernel": 3, "stride": 2},),
+    "conv_bn_hswish": ({"in": 5, "out": 4, "kernel": 3, "stride": 2},),
+    "relu_conv_bn": ({"in": 5, "out": 4, "kernel": 3, "stride": 2}, {"in": 5, "out": 5, "kernel": 1, "stride": 1}),
+    "bn_relu": ({"out": 4},),
+    "mbconv": tuple(
+        {"in": 3, "out": 4, "kernel": kernel, "stride": stride, "expansion": expansion, "se": se, "hswish": hswish}
+        for kernel, stride, expansion, se, hswish in (
+            (3, 1, 1, 0, 0),
+            (3, 2, 3, 0, 1),
+            (5, 1, 6, 1, 1),
+            (5, 2, 4, 1, 0),
+        )
+    ),
+    "res_branch": ({"in": 5, "out": 4, "kernel": 3}, {"in": 4, "out": 4, "kernel": 5}),
+    "dense_layer": ({"in": 5, "out": 4, "kernel": 3}, {"in": 4, "out": 2, "kernel": 5}),
+    "transition": ({"in": 5, "out": 2, "kernel": 2, "stride": 2},),
+    "zero": ({"out": 4},),
+    "max_pool_same": tuple({"out": 4, "kernel": 3, "stride": stride} for stride in (1, 2)),
+    "avg_pool_same": tuple({"out": 4, "kernel": 3, "stride": stride} for stride in (1, 2)),
+    "resize": ({"out": 4, "to": 3}, {"out": 4, "to": 8}),
+    "pad_channels": ({"in": 4, "out": 7}, {"in": 4, "out": 4}),
 }
+"""Attributes to try; ``to`` stands for the resolution where it does not follow from the input's."""
 
 
 EXPECTED = {
@@ -119,6 +142,12 @@ EXPECTED = {
     "global_max": lambda images, node: images.amax(dim=(2, 3)),
     "global_mean": lambda images, node: images.mean(dim=(2, 3)),
     "scale": lambda images, node: images * node.get("factor"),
+    "zero": lambda images, node: torch.zeros_like(images),
+    "max_pool_same": lambda images, node: surrounded(images, node).nan_to_num(-torch.inf).amax(dim=(4, 5)),
+    "avg_pool_same": lambda images, node: surrounded(images, node).nanmean(dim=(4, 5)),
+    "pad_channels": lambda images, node: torch.cat(
+        [images, images.new_zeros(len(images), node.integer("out") - images.shape[1], *images.shape[2:])], dim=1
+    ),
 }
 """What operations without weights give."""
 
@@ -129,8 +158,20 @@ def windows(images, size):
     return images[:, :, : count * size, : count * size].unflatten(3, (count, size)).unflatten(2, (count, size))
 
 
+def surrounded(images, node):
+    """Windows around each pixel or each second one, NaN beyond the edge: (batch, channels, rows, columns, ...)."""
+    size, stride = node.integer("kernel"), node.integer("stride")
+    padded = torch.nn.functional.pad(images, (size // 2,) * 4, value=torch.nan)
+    return padded.unfold(2, size, stride).unfold(3, size, stride)
+
+
 def test_the_contract_covers_every_operation():
     assert CONTRACT.keys() == OPERATIONS.keys()
+
+
+def halves(op):
+    """Whether an odd row or column is left out."""
+    return op.endswith("_pool") or op == "transition"
 
 
 @pytest.mark.parametrize(
@@ -140,14 +181,17 @@ def test_the_contract_covers_every_operation():
         for op, several in CONTRACT.items()
         for one in several
         for side in (1, 7, 8)
-        if not (op.endswith("_pool") and side < one["kernel"])
+        if not (halves(op) and side < one["kernel"])
     ],
 )
 def test_every_operation_builds_and_costs_what_the_flop_counter_says(op, attributes, side):
     """One node between an input and nothing else; joins are given the same tensor twice."""
     stride = attributes.get("stride", 1)
     flat = op in ("global_mean", "global_max", "linear")
-    resolution = side // stride if op.endswith("_pool") else 1 if flat else -(-side // stride)
+    resolution = side // stride if halves(op) else 1 if flat else -(-side // stride)
+    resolution = attributes.get("to", resolution)
+    if op in ("mbconv", "transition"):
+        attributes = attributes | {"input_resolution": side}
     channels = 4 if op in JOINS else attributes.get("in", attributes["out"])
     first = Node("input", (("out", channels), ("resolution", side)), "images")
     images = torch.randn(2, channels) if op == "linear" else torch.randn(2, channels, side, side)

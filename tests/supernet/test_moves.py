@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolution.moves import crossover, neighbours, redraw, swap
+from supernet.moves import crossover, neighbours, redraw, swap
 
 
 @st.composite

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.space import Choices
+if TYPE_CHECKING:  # spaces are built on these
+    from supernet.space import Choices
 
 
 def redraw(
@@ -47,8 +50,27 @@ def crossover(first: Choices, second: Choices, random: np.random.Generator) -> C
     return np.where(random.random(first.shape) < 0.5, first, second).astype(np.int8)
 
 
+def single_changes(choices: NDArray[np.int8], cardinalities: tuple[int, ...]) -> Choices:
+    """Every row that differs from one, shape (choices,), in a single choice."""
+    positions, options = _changes(choices, cardinalities)
+    result = np.tile(choices, (len(positions), 1))
+    result[np.arange(len(positions)), positions] = options
+    return result
+
+
 def neighbours(choices: NDArray[np.int8], cardinalities: tuple[int, ...]) -> Choices:
-    """Every architecture that differs from one, shape (choices,), in one or two choices; some are named twice."""
+    """Every row that differs from one, shape (choices,), in one or two choices; some are named twice."""
+    positions, options = _changes(choices, cardinalities)
+    first, second = np.triu_indices(len(positions))
+    result = np.tile(choices, (len(first), 1))
+    every = np.arange(len(first))
+    result[every, positions[first]] = options[first]
+    result[every, positions[second]] = options[second]
+    return result
+
+
+def _changes(choices: NDArray[np.int8], cardinalities: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions and options of all single changes."""
     changes = [
         (position, option)
         for position, (own, count) in enumerate(zip(choices.tolist(), cardinalities, strict=True))
@@ -56,9 +78,4 @@ def neighbours(choices: NDArray[np.int8], cardinalities: tuple[int, ...]) -> Cho
         if option != own
     ]
     positions, options = np.asarray(changes, dtype=np.int64).reshape(-1, 2).T
-    first, second = np.triu_indices(len(changes))
-    result = np.tile(choices, (len(first), 1))
-    every = np.arange(len(first))
-    result[every, positions[first]] = options[first]
-    result[every, positions[second]] = options[second]
-    return result
+    return positions, options

@@ -1,0 +1,178 @@
+"""Random architectures within hard limits, also where hardly one in a billion keeps them.
+
+Uniform draws are kept or thrown away as long as enough are kept. Below that a population is led down to the limits in
+levels, each of which about half of it keeps, and made anew at each by random walks that stay below it: multilevel
+splitting (Kahn and Harris 1951; Botev and Kroese 2012). The walks leave the distribution of ``sample`` among what is
+below a level as it is, so what arrives is distributed as draws that were kept, and the product of the shares that each
+level kept estimates the share of the space that is feasible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supernet import moves
+from supernet.settings import InputError
+from supernet.space import Choices, SearchSpace, check_limits
+
+_BATCHES = (1024,) * 64 + (65_536,) * 400
+"""Draws at a time, 26 million in all."""
+_LOOK = 4096
+"""Draws after which it is decided whether enough are kept."""
+_POOR = 0.005
+"""Least share of draws kept; below it the walks are cheaper."""
+_POPULATION = 1024
+_KEPT = 0.5
+"""Share of the population that the next level keeps."""
+_STALE = 200_000
+"""Draws or steps of walks without a new architecture after which a search for more is given up."""
+_STALE_WALKS = 24
+"""The same in rounds of walks."""
+
+
+def sample_distinct(
+    space: SearchSpace, count: int, random: np.random.Generator, limits: Mapping[str, int] | None = None
+) -> Choices:
+    """Canonical rows, no network twice, within hard limits, in order of drawing.
+
+    Each is drawn as :meth:`SearchSpace.sample` draws among those within the limits, but for what was drawn before.
+    The first rows do not depend on ``count``, so that a larger plan only adds to a smaller one.
+
+    Args:
+        limits: largest allowed value for each cost named.
+
+    Raises:
+        InputError: a limit below the cheapest architecture, or too few architectures found.
+    """
+    limits = dict(limits or {})
+    check_limits(space, limits)
+    seen: set[bytes] = set()
+    rows: list[NDArray[np.int8]] = []
+    stale = 0.0  # how much of what may be spent without a new architecture has been
+    draws = feasible(space, limits, random)
+    while len(rows) < count and stale < 1:
+        drawn, spent = next(draws, (None, 0.0))
+        if drawn is None:
+            break
+        stale += spent
+        for row in drawn:
+            if row.tobytes() not in seen:
+                seen.add(row.tobytes())
+                stale = 0.0
+                if len(rows) < count:
+                    rows.append(row)
+    if len(rows) < count:
+        raise InputError(
+            f"sampling: found {len(rows)} distinct architectures within {limits or 'no limits'}, "
+            f"expected {count}; ask for fewer or raise the limit"
+        )
+    return np.stack(rows) if rows else np.empty((0, len(space.cardinalities)), np.int8)
+
+
+def feasible(
+    space: SearchSpace, limits: Mapping[str, int], random: np.random.Generator
+) -> Iterator[tuple[Choices, float]]:
+    """Batches of canonical rows within the limits, and what share of the patience for new ones each has cost.
+
+    Rows come with repetition, distributed as ``sample`` draws among those within the limits. Ends where nothing
+    within them is found, or after 26 million draws.
+    """
+    drawn = kept = 0
+    for batch in _BATCHES:
+        rows = space.canonical(space.sample(batch, random))
+        fits = _excess(space, rows, limits) <= 1
+        drawn, kept = drawn + batch, kept + int(fits.sum())
+        yield rows[fits], batch / _STALE
+        if drawn >= _LOOK and kept < _POOR * drawn:
+            break
+    else:
+        return
+    levels = _Levels(space, limits, random)
+    if levels.descend():
+        while True:
+            levels.walk()
+            yield space.canonical(levels.rows), 1 / _STALE_WALKS
+
+
+def feasible_share(
+    space: SearchSpace, limits: Mapping[str, int], random: np.random.Generator, draws: int = 20_000
+) -> float:
+    """The chance that ``sample`` draws an architecture within the limits; 0 where none was found.
+
+    Counted where it is large; otherwise by levels, with a relative error of some .05 a halving.
+    """
+    fits = 0
+    for _ in range(-(-draws // _LOOK)):
+        fits += int((_excess(space, space.canonical(space.sample(_LOOK, random)), limits) <= 1).sum())
+    drawn = -(-draws // _LOOK) * _LOOK
+    if fits >= 10 * _POOR * drawn:
+        return fits / drawn
+    levels = _Levels(space, limits, random)
+    return levels.share if levels.descend() else 0.0
+
+
+class _Levels:
+    """A population on its way down to the limits, and walking below them once it is there."""
+
+    def __init__(self, space: SearchSpace, limits: Mapping[str, int], random: np.random.Generator) -> None:
+        self._space, self._limits, self._random = space, limits, random
+        self.rows = space.sample(_POPULATION, random)
+        self._values = self._excess(self.rows)
+        self.share = 1.0
+        self._level = np.inf
+
+    def descend(self) -> bool:
+        """Down to the limits; False where no level further down is reached."""
+        while self._level > 1:
+            level = max(1.0, float(np.quantile(self._values, _KEPT)))
+            kept = np.flatnonzero(self._values <= level)
+            if level >= self._level:  # half of the population are equally far: only what is below them leads on
+                below = self._values[self._values < self._level]
+                if not len(below):
+                    return False
+                level = max(1.0, float(below.max()))
+                kept = np.flatnonzero(self._values <= level)
+            self._level = level
+            self.share *= len(kept) / len(self.rows)
+            chosen = kept[self._random.integers(len(kept), size=_POPULATION)]
+            self.rows, self._values = self.rows[chosen], self._values[chosen]
+            self.walk()
+        return True
+
+    def walk(self) -> None:
+        """Steps of Metropolis et al. 1953 that keep the level, two for each choice: one or two choices are redrawn."""
+        space, random, length = self._space, self._random, len(self._space.cardinalities)
+        every = np.arange(len(self.rows))
+        density = space.log_density(self.rows)
+        for _ in range(2 * length):
+            where = np.zeros(self.rows.shape, dtype=np.bool_)
+            for positions in random.integers(length, size=(2, len(self.rows))):  # the same one twice: a single change
+                where[every, positions] = True
+            moved = moves.redraw(self.rows, where, space.cardinalities, random)
+            valid = space.is_valid(moved)
+            moved = np.where(valid[:, None], moved, self.rows)
+            values, weights = self._excess(moved), space.log_density(moved)
+            chance = np.exp(np.minimum(weights - density, 0.0))
+            taken = valid & (values <= self._level) & (random.random(len(moved)) < chance)
+            self.rows = np.where(taken[:, None], moved, self.rows)
+            self._values = np.where(taken, values, self._values)
+            density = np.where(taken, weights, density)
+
+    def _excess(self, rows: Choices) -> NDArray[np.float64]:
+        return _excess(self._space, self._space.canonical(rows), self._limits)
+
+
+def _excess(space: SearchSpace, rows: Choices, limits: Mapping[str, int]) -> NDArray[np.float64]:
+    """The largest of cost / limit, shape (architectures,); at most 1 is feasible."""
+    worst = np.zeros(len(rows))
+    if limits and len(rows):
+        costs = space.costs(rows)
+        for name, limit in limits.items():
+            # Compared as whole numbers: a quotient of 1 must not hide a cost above the limit.
+            ratio = costs[name] / max(limit, 1)
+            over = np.maximum(ratio, np.nextafter(1.0, 2.0))
+            worst = np.maximum(worst, np.where(costs[name] > limit, over, np.minimum(ratio, 1.0)))
+    return worst
