@@ -157,6 +157,12 @@ def _skip(node: Node) -> tuple[Layer, ...]:
     return () if cin == cout else (_conv(cin, cout),)
 
 
+def _shortcut(node: Node) -> tuple[Layer, ...]:
+    """Identity, or 1x1 convolution and norm where the shape changes (He et al. 2016)."""
+    cin, cout, stride = node.integer("in"), node.integer("out"), node.integer("stride")
+    return () if stride == 1 and cin == cout else (*_convolution(node), _batch_norm(cout))
+
+
 def _sep_conv(node: Node) -> tuple[Layer, ...]:
     """Depthwise separable convolution, applied twice."""
     cin, cout = node.integer("in"), node.integer("out")
@@ -236,6 +242,7 @@ OPERATIONS: dict[str, Callable[[Node], tuple[Layer, ...]]] = {
     "res_branch": _res_branch,
     "dense_layer": _dense_layer,
     "transition": _transition,
+    "shortcut": _shortcut,
     "zero": lambda node: (Layer("scale", value=0.0),),
     "max_pool_same": _pool("max_pool_same"),
     "avg_pool_same": _pool("avg_pool_same"),

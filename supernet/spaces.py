@@ -11,6 +11,7 @@ from supernet.davidnet import DavidNet
 from supernet.op_subset import OpSubset
 from supernet.settings import InputError, nearest
 from supernet.space import SearchSpace
+from supernet.stages import Stages
 
 
 def kind(settings: object) -> str:
@@ -20,7 +21,7 @@ def kind(settings: object) -> str:
     return str(getattr(settings, "kind", "op_subset"))
 
 
-_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet)
+_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, Stages)
 """Every space. A new one is entered here."""
 
 SPACES: dict[str, type[SearchSpace]] = {space.model_fields["kind"].default: space for space in _CLASSES}

@@ -123,6 +123,9 @@ CONTRACT = {
     "res_branch": ({"in": 5, "out": 4, "kernel": 3}, {"in": 4, "out": 4, "kernel": 5}),
     "dense_layer": ({"in": 5, "out": 4, "kernel": 3}, {"in": 4, "out": 2, "kernel": 5}),
     "transition": ({"in": 5, "out": 2, "kernel": 2, "stride": 2},),
+    "shortcut": tuple(
+        {"in": 4, "out": out, "kernel": 1, "stride": stride} for out, stride in ((4, 1), (6, 1), (4, 2), (6, 2))
+    ),
     "zero": ({"out": 4},),
     "max_pool_same": tuple({"out": 4, "kernel": 3, "stride": stride} for stride in (1, 2)),
     "avg_pool_same": tuple({"out": 4, "kernel": 3, "stride": stride} for stride in (1, 2)),

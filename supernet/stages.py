@@ -1,0 +1,877 @@
+"""The space ``stages``: your own space without code, as a chain of stages written in YAML.
+
+The bundled files under ``config/spaces`` are such spaces: ``op_subset`` once more, NAS-Bench-Macro (Su et al. 2021)
+and a family like MobileNetV3 (Howard et al. 2019).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+
+from supernet.graph import ArchGraph, Node
+from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
+from supernet.settings import InputError, Settings, nearest
+from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
+
+_MOST = 36  # options of a choice, one base-36 digit in a key
+_DIVISOR = 8  # channels that a width has scaled are multiples of it
+
+_PLAIN = ("skip", "shortcut")
+_KERNELS = (
+    "sep_conv", "dil_conv", "mbconv", "conv", "conv_bn", "conv_bn_relu", "conv_bn_relu6", "conv_bn_hswish",
+    "relu_conv_bn", "max_pool_same", "avg_pool_same",
+)  # fmt: skip
+_POOLS = ("max_pool_same", "avg_pool_same")
+_OPS = _PLAIN + _KERNELS
+_SHORT = re.compile(
+    r"(?P<op>[a-z][a-z0-9_]*?)(?:_(?P<kernel>\d+))?(?:_e(?P<expansion>\d+))?(?P<se>_se)?(?P<hswish>_hswish)?"
+)
+
+
+def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("an option is named twice")
+    return value
+
+
+Kernel = Annotated[int, Field(ge=1, le=31)]
+Channels = Annotated[int, Field(ge=1, le=65536)]
+Kernels = Annotated[tuple[Kernel, ...], Field(min_length=1), AfterValidator(_distinct)]
+Expansions = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1), AfterValidator(_distinct)]
+Switches = Annotated[tuple[Literal[0, 1], ...], Field(min_length=1), AfterValidator(_distinct)]
+Widths = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=16)], ...], Field(min_length=1, max_length=_MOST), AfterValidator(_distinct)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One operation that a layer may apply; ``name`` is what a person types."""
+
+    op: str
+    kernel: int
+    expansion: int
+    se: int
+    hswish: int
+
+    @property
+    def name(self) -> str:
+        parts = [self.op]
+        if self.op not in _PLAIN:
+            parts.append(str(self.kernel))
+        if self.op == "mbconv":
+            parts.append(f"e{self.expansion}")
+            parts += ["se"] * self.se + ["hswish"] * self.hswish
+        return "_".join(parts)
+
+    def fits(self, inputs: int, outputs: int) -> bool:
+        """Whether it can make so many channels of so many: pools keep them."""
+        return self.op not in _POOLS or inputs == outputs
+
+    def is_identity(self, inputs: int, outputs: int, stride: int) -> bool:
+        """Whether it hands on what it is given."""
+        return self.op in _PLAIN and stride == 1 and inputs == outputs
+
+    def node(self, name: str, inputs: int, outputs: int, stride: int, side: int) -> Node:
+        """The operation from a picture of ``side`` pixels."""
+        attributes: dict[str, float] = {"in_": inputs, "out": outputs, "kernel": self.kernel, "stride": stride}
+        if self.op == "dil_conv":
+            attributes["dilation"] = 2
+        if self.op == "mbconv":
+            attributes |= {"expansion": self.expansion, "se": self.se, "hswish": self.hswish, "input_resolution": side}
+        return operation(self.op, name, **attributes, resolution=-(-side // stride))
+
+
+class CandidateSettings(Settings):
+    """Operations that a layer may apply: a list stands for any of its members, several lists for every combination.
+
+    A text such as ``sep_conv_5``, ``mbconv_3_e6_se`` or ``skip`` is short for one.
+
+    Attributes:
+        op: ``skip`` (identity, 1x1 convolution or factorized reduce, whatever the shapes need), ``shortcut`` (identity,
+            or 1x1 convolution and norm), ``sep_conv``, ``dil_conv`` (dilation 2), ``mbconv`` (inverted residual),
+            ``conv``, ``conv_bn``, ``conv_bn_relu``, ``conv_bn_relu6``, ``conv_bn_hswish``, ``relu_conv_bn``,
+            ``max_pool_same`` or ``avg_pool_same``; see :data:`supernet.operations.OPERATIONS`.
+        kernel: odd; not of ``skip`` and ``shortcut``.
+        expansion: of ``mbconv``: times so many channels inside.
+        se: of ``mbconv``: 1 with squeeze-excitation.
+        hswish: of ``mbconv``: 1 with hard swish, 0 with ReLU.
+    """
+
+    op: str
+    kernel: Kernels = (1,)
+    expansion: Expansions = (1,)
+    se: Switches = (0,)
+    hswish: Switches = (0,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+        if isinstance(value, str):
+            found = _SHORT.fullmatch(value)
+            if found is None:
+                return {"op": value}
+            given = {name: text for name, text in found.groupdict().items() if text is not None}
+            numbers = {name: [int(given[name])] for name in ("kernel", "expansion") if name in given}
+            return {"op": given["op"], **numbers, **{name: [1] for name in ("se", "hswish") if name in given}}
+        if isinstance(value, Mapping):
+            lists = ("kernel", "expansion", "se", "hswish")
+            return {key: [one] if key in lists and isinstance(one, int) else one for key, one in value.items()}
+        return value
+
+    @field_validator("op")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in _OPS:
+            raise ValueError(f"unknown operation {value!r:.60}; {nearest(value, _OPS)}")
+        return value
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(kernel % 2 == 0 for kernel in value):
+            raise ValueError("a kernel is even; expected odd ones, which keep the side")
+        return value
+
+    @model_validator(mode="after")
+    def _belong(self) -> CandidateSettings:
+        own = {"kernel": self.op in _KERNELS, **dict.fromkeys(("expansion", "se", "hswish"), self.op == "mbconv")}
+        for name, belongs in own.items():
+            if name in self.model_fields_set and not belongs:
+                raise ValueError(f"{self.op} has no {name}; leave it out")
+        if self.op in _KERNELS and "kernel" not in self.model_fields_set:
+            raise ValueError(f"{self.op} needs a kernel, such as {self.op}_3 or {{op: {self.op}, kernel: [3, 5]}}")
+        return self
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return tuple(
+            Candidate(self.op, *values) for values in product(self.kernel, self.expansion, self.se, self.hswish)
+        )
+
+
+class ConvolutionSettings(Settings):
+    """A convolution that every network has.
+
+    Attributes:
+        op: convolution, norm and activation.
+        channels: its outputs.
+        kernel: its kernel, odd.
+        stride: 2 halves the side.
+    """
+
+    op: Literal["conv_bn", "conv_bn_relu", "conv_bn_relu6", "conv_bn_hswish"] = "conv_bn_relu6"
+    channels: Channels = 16
+    kernel: Annotated[int, Field(ge=1, le=31)] = 3
+    stride: Literal[1, 2] = 1
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("the kernel is even; expected an odd one, which keeps the side")
+        return value
+
+
+class HeadSettings(ConvolutionSettings):
+    """The convolution before the global mean; its kernel is 1 unless it is said."""
+
+    channels: Channels = 1280
+    kernel: Annotated[int, Field(ge=1, le=31)] = 1
+
+
+class StageSettings(Settings):
+    """Layers of the same width, of which the first has the stride.
+
+    Attributes:
+        channels: outputs of each layer.
+        stride: of the first layer; the others have 1.
+        depth: layers, or ``[least, most]``, which makes their number a choice.
+        widths: factors on ``channels``, a choice where there are several; what they give is rounded to
+            multiples of 8, at least 8.
+        operations: what a layer may apply. A layer leaves out what cannot make the channels it must, which are pools
+            where the number of channels changes.
+        apply: ``one`` of the operations, or ``any`` non-empty subset of them, whose outputs are summed.
+        share: all layers of the stage apply the same, which then is one choice.
+        residual: add a layer's input to what it gives: where the shape stays (True), or always, through a 1x1
+            convolution and norm where it changes ("projected"). Not where the layer is an identity.
+    """
+
+    channels: Channels
+    stride: Literal[1, 2] = 1
+    depth: Annotated[int, Field(ge=1, le=32)] | tuple[int, int] = 1
+    widths: Widths = (1.0,)
+    operations: Annotated[tuple[CandidateSettings, ...], Field(min_length=1)]
+    apply: Literal["one", "any"] = "one"
+    share: bool = False
+    residual: bool | Literal["projected"] = False
+
+    @field_validator("depth")
+    @classmethod
+    def _ordered(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if not isinstance(value, int) and not 1 <= value[0] < value[1] <= 32:
+            raise ValueError(f"expected [least, most] with 1 <= least < most <= 32, or one number, got {list(value)}")
+        return value
+
+    @field_validator("operations")
+    @classmethod
+    def _named_once(cls, value: tuple[CandidateSettings, ...]) -> tuple[CandidateSettings, ...]:
+        names = [candidate.name for settings in value for candidate in settings.candidates]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"operation {twice[0]} is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _scaled(self) -> StageSettings:
+        if len(set(self.outputs)) != len(self.widths):
+            raise ValueError(f"two widths of {self.channels} channels are the same multiple of {_DIVISOR}")
+        return self
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Least and most layers."""
+        return (self.depth, self.depth) if isinstance(self.depth, int) else self.depth
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Channels by width."""
+        if self.widths == (1.0,):
+            return (self.channels,)
+        return tuple(max(_DIVISOR, _DIVISOR * round(self.channels * width / _DIVISOR)) for width in self.widths)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return tuple(candidate for settings in self.operations for candidate in settings.candidates)
+
+
+_Place: TypeAlias = tuple[int, int, int, bool]
+"""What a layer's nodes depend on besides its operations: resolution, width before, width, whether it is the first."""
+
+
+@dataclass(frozen=True)
+class _StagePlan:
+    """Where the choices of a stage stand in a row; None is no choice. ``layers`` is one place where they share."""
+
+    least: int
+    most: int
+    depth: int | None
+    width: int | None
+    layers: tuple[slice, ...]
+
+    def depths(self, choices: Choices) -> NDArray[np.int64]:
+        """Layers, shape (architectures,)."""
+        more = np.zeros(len(choices), np.int64) if self.depth is None else choices[:, self.depth].astype(np.int64)
+        return more + self.least
+
+    def widths(self, choices: Choices) -> NDArray[np.intp]:
+        """The width's option, shape (architectures,)."""
+        return np.zeros(len(choices), np.intp) if self.width is None else choices[:, self.width].astype(np.intp)
+
+    def active(self, choices: Choices) -> NDArray[np.bool_]:
+        """Which of ``layers`` mean something, shape (architectures, layers)."""
+        if len(self.layers) == 1:
+            return np.ones((len(choices), 1), np.bool_)
+        return np.arange(len(self.layers)) < self.depths(choices)[:, None]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where each choice stands in a row."""
+
+    cardinalities: tuple[int, ...]
+    resolution_place: int | None
+    stages: tuple[_StagePlan, ...]
+
+    @staticmethod
+    def of(space: Stages) -> _Plan:
+        counts: list[int] = []
+
+        def choice(count: int) -> int | None:
+            if count == 1:
+                return None
+            counts.append(count)
+            return len(counts) - 1
+
+        resolution = choice(len(space.resolutions))
+        stages = []
+        for number, stage in enumerate(space.stages):
+            least, most = stage.depths
+            depth, width = choice(most - least + 1), choice(len(stage.widths))
+            layers = []
+            for layer in range(1 if stage.share else most):
+                options = len(space.options(number, layer == 0))
+                start = len(counts)
+                if stage.apply == "any":
+                    counts += [2] * options
+                else:
+                    choice(options)
+                layers.append(slice(start, len(counts)))
+            stages.append(_StagePlan(least, most, depth, width, tuple(layers)))
+        return _Plan(tuple(counts), resolution, tuple(stages))
+
+    def resolution(self, choices: Choices) -> NDArray[np.intp]:
+        """The resolution's option, shape (architectures,)."""
+        place = self.resolution_place
+        return np.zeros(len(choices), np.intp) if place is None else choices[:, place].astype(np.intp)
+
+    def widths(self, choices: Choices) -> NDArray[np.intp]:
+        """The options of the widths: of the stem, which has one, then of each stage, (architectures, stages + 1)."""
+        stem = np.zeros(len(choices), np.intp)
+        return np.stack([stem, *(stage.widths(choices) for stage in self.stages)], axis=1)
+
+
+def _index(text: str, where: str, word: str, known: list[str]) -> int:
+    """The position of a word among those known. Raises InputError naming the nearest."""
+    if word not in known:
+        raise InputError(f"architecture {text!r:.80}: {where}: {word!r:.40} is unknown; {nearest(word, known)}")
+    return known.index(word)
+
+
+class Stages(SearchSpace):
+    """Settings and space in one.
+
+    The choices, those with a single option left out: the resolution; then for each stage the number of layers, the
+    width, and for each layer that there may be (once where they share) the operation, or a 0 or 1 for each operation
+    where any subset may be applied. ``sample`` draws each choice uniformly, subsets among the non-empty ones.
+
+    Attributes:
+        resolutions: sides that the picture may be brought to first, by averaging, as fractions of ``input_size``.
+        stem: the convolution before the stages.
+        stages: see :class:`StageSettings`.
+        head: the convolution after the stages; None for none. Then follow the global mean and a linear layer.
+    """
+
+    kind: Literal["stages"] = "stages"
+    resolutions: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
+        Field(min_length=1, max_length=_MOST),
+        AfterValidator(_distinct),
+    ] = (1.0,)
+    stem: ConvolutionSettings = ConvolutionSettings()
+    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1, max_length=32)]
+    head: HeadSettings | None = HeadSettings()
+
+    @model_validator(mode="after")
+    def _leads_somewhere(self) -> Stages:
+        sides = [self._pictures[number] for number in range(len(self.resolutions))]
+        if len(set(sides)) != len(sides):
+            raise ValueError(f"resolutions: two of them are the same side at input_size {self.input_size}")
+        side, halvings = min(sides), 0
+        parts = [("stem", self.stem.stride), *((f"stages.{n}", stage.stride) for n, stage in enumerate(self.stages))]
+        total = sum(stride == 2 for _, stride in parts)
+        for part, stride in parts:
+            if stride == 2:
+                if side < 2:
+                    raise ValueError(
+                        f"{part}: its stride finds a picture of {side} pixel after {halvings} halvings of "
+                        f"{min(sides)}; the space halves {total} times, so input_size must be larger"
+                    )
+                side, halvings = -(-side // 2), halvings + 1
+        for number, stage in enumerate(self.stages):
+            self._check_stage(number, stage)
+        return self
+
+    def _check_stage(self, number: int, stage: StageSettings) -> None:
+        if not self.options(number, True):
+            raise ValueError(
+                f"stages.{number}: a dead end: none of {', '.join(one.name for one in stage.candidates)} can make "
+                f"{' or '.join(map(str, stage.outputs))} channels of {' or '.join(map(str, self._inputs(number)))}, as "
+                f"the first layer must"
+            )
+        if {"skip", "shortcut"} <= {one.op for one in stage.candidates}:
+            raise ValueError(
+                f"stages.{number}: skip and shortcut are the same where the shape stays; expected one of them"
+            )
+        if stage.apply == "one" and len(self.options(number, False)) > _MOST:
+            raise ValueError(f"stages.{number}: {len(stage.candidates)} operations; expected at most {_MOST}")
+
+    def _inputs(self, number: int) -> tuple[int, ...]:
+        """Channels that a stage may be given, by the width before."""
+        return self.stages[number - 1].outputs if number else (self.stem.channels,)
+
+    def options(self, number: int, first: bool) -> tuple[Candidate, ...]:
+        """What the first layer of a stage (counted from 0), or each later one, may apply."""
+        stage = self.stages[number]
+        if first or stage.share:
+            pairs = list(product(self._inputs(number), stage.outputs))
+            return tuple(one for one in stage.candidates if all(one.fits(*pair) for pair in pairs))
+        return stage.candidates
+
+    @cached_property
+    def _pictures(self) -> tuple[int, ...]:
+        """Side of the picture by resolution."""
+        return tuple(max(1, round(self.input_size * scale)) for scale in self.resolutions)
+
+    @cached_property
+    def _plan(self) -> _Plan:
+        return _Plan.of(self)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        return self._plan.cardinalities
+
+    @property
+    def size(self) -> int:
+        total = len(self.resolutions)
+        for number, stage in enumerate(self.stages):
+            first, later = (self._ways(number, first) for first in (True, False))
+            least, most = stage.depths
+            if stage.share:
+                layers = first * (most - least + 1)
+            else:
+                layers = sum(first * later ** (depth - 1) for depth in range(least, most + 1))
+            total *= len(stage.widths) * layers
+        return total
+
+    def _ways(self, number: int, first: bool) -> int:
+        """How many things a layer may be."""
+        count = len(self.options(number, first))
+        return count if self.stages[number].apply == "one" else int(2**count - 1)
+
+    # Rows of options.
+
+    def is_valid(self, choices: Choices) -> NDArray[np.bool_]:
+        valid = in_range(choices, self.cardinalities)
+        for part, stage in zip(self._plan.stages, self.stages, strict=True):
+            if stage.apply == "any":
+                active = part.active(choices)
+                for layer, bits in enumerate(part.layers):
+                    valid &= choices[:, bits].any(axis=1) | ~active[:, layer]
+        return valid
+
+    def reason(self, architecture: Architecture) -> str:
+        row = architecture.row()
+        for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
+            for layer, bits in enumerate(part.layers):
+                if stage.apply == "any" and part.active(row)[0, layer] and not row[0, bits].any():
+                    return f"stage {number + 1}, layer {layer + 1} applies no operation; expected at least one a layer"
+        return super().reason(architecture)
+
+    def sample(self, count: int, random: np.random.Generator) -> Choices:
+        rows = random.integers(0, self.cardinalities, size=(count, len(self.cardinalities))).astype(np.int8)
+        for part, stage in zip(self._plan.stages, self.stages, strict=True):
+            if stage.apply == "any":
+                active = part.active(rows)
+                for layer, bits in enumerate(part.layers):
+                    width = bits.stop - bits.start
+                    masks = random.integers(1, 2**width, size=count)
+                    drawn = ((masks[:, None] >> np.arange(width)) & 1).astype(np.int8)
+                    rows[:, bits] = np.where(active[:, layer, None], drawn, rows[:, bits])
+        return rows
+
+    def log_density(self, choices: Choices) -> NDArray[np.float64]:
+        density = np.zeros(len(choices))
+        for part, stage in zip(self._plan.stages, self.stages, strict=True):
+            if stage.apply == "any":
+                active = part.active(choices)
+                for layer, bits in enumerate(part.layers):
+                    # One of 2^n - 1 subsets where it means something, of 2^n where it does not.
+                    density -= active[:, layer] * math.log1p(-(2.0 ** (bits.start - bits.stop)))
+        return density
+
+    def disguise(self, choices: Choices, random: np.random.Generator) -> Choices:
+        rows = choices.copy()
+        for part in self._plan.stages:
+            active = part.active(choices)
+            for layer, place in enumerate(part.layers):
+                drawn = random.integers(0, self.cardinalities[place], size=(len(rows), place.stop - place.start))
+                rows[:, place] = np.where(active[:, layer, None], rows[:, place], drawn)
+        return rows
+
+    def canonical(self, choices: Choices) -> Choices:
+        """Layers that hand on what they are given come last, are left out where the depth allows, and say nothing."""
+        rows = choices.copy()
+        widths = self._plan.widths(choices)
+        for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
+            active = part.active(choices)
+            idle = ~active
+            if not stage.share:
+                first_stays = self._first_stays(number, widths)
+                for layer, place in enumerate(part.layers):
+                    same = first_stays if layer == 0 else np.ones(len(rows), np.bool_)
+                    idle[:, layer] |= same & self._hands_on(number, layer, rows[:, place])
+                if len(part.layers) > 1:
+                    self._compact(rows, part, idle, first_stays)
+            if part.depth is not None and not stage.share:
+                rows[:, part.depth] = np.maximum((~idle).sum(axis=1) - stage.depths[0], 0)
+            elif part.depth is not None:  # whatever the first layer does, the later ones hand it on
+                rows[:, part.depth] = np.where(
+                    self._hands_on(number, 1, rows[:, part.layers[0]]), 0, rows[:, part.depth]
+                )
+            silent = ~part.active(rows)
+            for layer, place in enumerate(part.layers):
+                rows[:, place] = np.where(silent[:, layer, None], 0, rows[:, place])
+        return rows
+
+    def _first_stays(self, number: int, widths: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether a stage's first layer is as its later ones: the same shapes, the same operations to choose from."""
+        stage = self.stages[number]
+        alike = stage.stride == 1 and self.options(number, True) == self.options(number, False)
+        before = np.asarray(self._inputs(number))[widths[:, number]]
+        return np.asarray(alike & (before == np.asarray(stage.outputs)[widths[:, number + 1]]), np.bool_)
+
+    def _hands_on(self, number: int, layer: int, options: Choices) -> NDArray[np.bool_]:
+        """Whether a layer is an identity, if shapes stay; shape (architectures,)."""
+        stage = self.stages[number]
+        plain = np.array([one.op in _PLAIN for one in self.options(number, layer == 0)])
+        if stage.apply == "one":
+            if not options.shape[1]:
+                return np.full(len(options), bool(plain[0]))
+            return np.asarray(plain[options[:, 0]], np.bool_)
+        alone = options.sum(axis=1) == 1
+        return np.asarray(alone & (options[:, plain].sum(axis=1) == 1), np.bool_)
+
+    def _compact(
+        self, rows: Choices, part: _StagePlan, idle: NDArray[np.bool_], first_stays: NDArray[np.bool_]
+    ) -> None:
+        """Move layers that are not idle to the front, in their order; the first only where it is as the others."""
+        ranks = idle.astype(np.int64)
+        ranks[:, 0] = np.where(first_stays, ranks[:, 0], -1)
+        order = np.argsort(ranks, axis=1, kind="stable")
+        width = part.layers[1].stop - part.layers[1].start
+        if not width:
+            return
+        first = part.layers[0]
+        alike = first.stop - first.start == width
+        start = 0 if alike else 1
+        blocks = np.stack([rows[:, place] for place in part.layers[start:]], axis=1)
+        moved = np.take_along_axis(blocks, order[:, start:, None] - start, axis=1)
+        for layer, place in enumerate(part.layers[start:]):
+            rows[:, place] = moved[:, layer]
+
+    # Text.
+
+    def format(self, architecture: Architecture) -> str:
+        """``160px mbconv_3_e3,mbconv_5_e6@0.75 skip+sep_conv_3``: a word for the resolution and for each stage.
+
+        In a stage, layers stand with commas between them and an ``@`` before the width, where that is a choice.
+        Layers that share are written once, as in ``3*mbconv_5_e6``.
+        """
+        self.check(architecture)
+        row = architecture.row()
+        words = [] if len(self.resolutions) == 1 else [f"{self._pictures[self._plan.resolution(row)[0]]}px"]
+        for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
+            depth = int(part.active(row)[0].sum()) if not stage.share else int(part.depths(row)[0])
+            layers = [
+                "+".join(one.name for one in self._applied(number, layer, row))
+                for layer in range(1 if stage.share else depth)
+            ]
+            text = f"{depth}*{layers[0]}" if stage.share and part.depth is not None else ",".join(layers)
+            width = f"@{stage.widths[part.widths(row)[0]]:g}" if len(stage.widths) > 1 else ""
+            words.append(text + width)
+        return " ".join(words)
+
+    def parse(self, text: str) -> Architecture:
+        """What ``format`` writes, or a digit for each choice."""
+        words = text.split()
+        if words and set("".join(words)) <= set("0123456789"):
+            return super().parse(text)
+        expected = len(self.stages) + (len(self.resolutions) > 1)
+        if len(words) != expected:
+            raise InputError(
+                f"architecture {text!r:.80}: expected {expected} words, as {self.format(self.cheapest('macs'))!r}, "
+                f"got {len(words)}"
+            )
+        row = np.zeros(len(self.cardinalities), np.int8)
+        if len(self.resolutions) > 1:
+            sides = [f"{side}px" for side in self._pictures]
+            row[self._plan.resolution_place] = _index(text, "resolution", words[0], sides)
+        for number, word in enumerate(words[-len(self.stages) :]):
+            self._read_stage(text, number, word, row)
+        architecture = Architecture(self.name, tuple(row.tolist()))
+        self.check(architecture)
+        return architecture
+
+    def _read_stage(self, text: str, number: int, word: str, row: NDArray[np.int8]) -> None:
+        stage, part, where = self.stages[number], self._plan.stages[number], f"stage {number + 1}"
+        body, at, width = word.partition("@")
+        if bool(at) != (len(stage.widths) > 1):
+            wanted = "an @ and a width" if not at else "no width, which is no choice there"
+            raise InputError(f"architecture {text!r:.80}: {where}: expected {wanted}, got {word!r:.60}")
+        if part.width is not None:
+            row[part.width] = _index(text, f"{where}, width", width, [f"{one:g}" for one in stage.widths])
+        least, most = stage.depths
+        if stage.share and part.depth is not None:
+            count, star, body = body.partition("*")
+            if not star or not count.isdecimal():
+                raise InputError(f"architecture {text!r:.80}: {where}: expected as 2*OPERATION, got {word!r:.60}")
+            layers, depth = [body], int(count)
+        else:
+            layers = body.split(",")
+            depth = least if stage.share else len(layers)
+        if not least <= depth <= most or (stage.share and len(layers) != 1):
+            span = str(least) if least == most else f"{least} to {most}"
+            raise InputError(
+                f"architecture {text!r:.80}: {where}: expected {span} layers, got {max(depth, len(layers))}"
+            )
+        if part.depth is not None:
+            row[part.depth] = depth - least
+        for layer, (names, place) in enumerate(zip(layers, part.layers, strict=False)):
+            known = [one.name for one in self.options(number, layer == 0)]
+            which = f"{where}, layer {layer + 1}"
+            found = [_index(text, which, name, known) for name in names.split("+")]
+            if stage.apply == "any":
+                if len(set(found)) != len(found):
+                    raise InputError(
+                        f"architecture {text!r:.80}: {where}, layer {layer + 1}: an operation is named twice"
+                    )
+                row[[place.start + one for one in found]] = 1
+            elif len(found) > 1:
+                raise InputError(f"architecture {text!r:.80}: {which}: expected one operation")
+            else:
+                row[place] = found[0]  # nothing where there is a single option
+
+    def _applied(self, number: int, layer: int, row: Choices) -> tuple[Candidate, ...]:
+        """The operations of a layer of one architecture."""
+        stage = self.stages[number]
+        place = self._plan.stages[number].layers[0 if stage.share else layer]
+        options, known = row[0, place].tolist(), self.options(number, layer == 0)
+        if stage.apply == "any":
+            return tuple(one for one, on in zip(known, options, strict=True) if on)
+        return (known[options[0] if options else 0],)
+
+    # Graph and costs.
+
+    def graph(self, architecture: Architecture) -> ArchGraph:
+        self.check(architecture)
+        row = architecture.row()
+        resolution = int(self._plan.resolution(row)[0])
+        widths = self._plan.widths(row)[0]
+        nodes = list(self._before(resolution))
+        edges = [(position, position + 1) for position in range(len(nodes) - 1)]
+        for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
+            for layer in range(int(part.depths(row)[0])):
+                place = (resolution, int(widths[number]), int(widths[number + 1]), layer == 0)
+                source = len(nodes) - 1
+                applied = self._applied(number, layer, row)
+                shortcut = self._shortcut(number, place, applied)
+                name = f"stage{number + 1}_layer{layer + 1}"
+                made = [self._node(number, place, one, f"{name}_{one.name}") for one in applied]
+                if isinstance(shortcut, Candidate):
+                    made.append(self._node(number, place, shortcut, f"{name}_residual"))
+                nodes += made
+                if stage.apply == "one" and shortcut is None:
+                    edges.append((source, source + 1))
+                    continue
+                total = source + len(made) + 1
+                for position in range(source + 1, total):
+                    edges += ((source, position), (position, total))
+                if shortcut == "identity":
+                    edges.append((source, total))
+                side = self._sides[resolution][number + 1]
+                channels = stage.outputs[place[2]]
+                nodes.append(operation("sum", name, out=channels, resolution=side))
+        after = tuple(self._after(resolution, int(widths[-1])))
+        edges += [(position - 1, position) for position in range(len(nodes), len(nodes) + len(after))]
+        return ArchGraph((*nodes, *after), tuple(edges))
+
+    def costs(self, choices: Choices) -> dict[str, NDArray[np.int64]]:
+        resolution, widths = self._plan.resolution(choices), self._plan.widths(choices)
+        totals = self._fixed_costs[resolution, widths[:, -1]]
+        for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
+            depths, every = part.depths(choices), np.arange(len(choices))
+            for layer in range(stage.depths[1]):
+                table, residual = self._layer_costs[number][min(layer, 1)]
+                state = (resolution, widths[:, number], widths[:, number + 1])
+                place = part.layers[0 if stage.share else layer]
+                if stage.apply == "any":
+                    own = (choices[:, place, None] * table[state]).sum(axis=1)
+                    works = (choices[:, place] * self._works(number, layer == 0)).sum(axis=1) > 0
+                else:
+                    option = choices[:, place.start].astype(np.intp) if place.stop > place.start else 0 * every
+                    own = table[(*state, option)]
+                    works = self._works(number, layer == 0)[option]
+                own = own + works[:, None] * residual[state]
+                totals = totals + np.where((layer < depths)[:, None], own, 0)
+        return {name: totals[:, column] for column, name in enumerate(COST_NAMES)}
+
+    def cheapest(self, cost: str) -> Architecture:
+        check_cost(cost)
+        column = COST_NAMES.index(cost)
+        best: tuple[int, list[int], list[int]] | None = None
+        for resolution in range(len(self.resolutions)):
+            # The least of each width of the stage at hand: (cost so far, widths, operations).
+            ways: list[tuple[int, list[int], list[int]]] = [(0, [], [])]
+            for number, stage in enumerate(self.stages):
+                costs = [self._single_costs(number, first, resolution)[..., column] for first in (True, False)]
+                added = []
+                for width in range(len(stage.widths)):
+                    reached = []
+                    for before, (so_far, own_widths, operations) in enumerate(ways):
+                        first, later = costs[0][before, width], costs[1][before, width]
+                        if stage.share:
+                            together = first + (stage.depths[0] - 1) * later
+                            value, chosen = together.min(), [int(together.argmin())]
+                        else:
+                            value = first.min() + (stage.depths[0] - 1) * later.min()
+                            chosen = [int(first.argmin())] + [int(later.argmin())] * (stage.depths[1] - 1)
+                        reached.append((so_far + int(value), [*own_widths, width], [*operations, *chosen]))
+                    added.append(min(reached))
+                ways = added
+            for width, (so_far, own_widths, operations) in enumerate(ways):
+                value = so_far + int(self._fixed_costs[resolution, width, column])
+                if best is None or value < best[0]:
+                    best = (value, [resolution, *own_widths], operations)
+        assert best is not None
+        return self._architecture(best[1], best[2])
+
+    def narrower(self, factor: float) -> Stages:
+        def scaled(part: Mapping[str, Any]) -> dict[str, Any]:
+            return {**part, "channels": max(2, round(part["channels"] * factor))}
+
+        settings = self.model_dump()
+        try:
+            return Stages.model_validate(
+                {
+                    **settings,
+                    "stem": scaled(settings["stem"]),
+                    "stages": [scaled(stage) for stage in settings["stages"]],
+                    "head": settings["head"] and scaled(settings["head"]),
+                }
+            )
+        except ValidationError as error:
+            raise InputError(f"stages: at {factor:g} of its width two options of a stage become the same") from error
+
+    def _architecture(self, state: list[int], operations: list[int]) -> Architecture:
+        """Of a resolution, a width a stage, an operation a layer that may differ, and the least layers."""
+        row = np.zeros((1, len(self.cardinalities)), np.int8)
+        if self._plan.resolution_place is not None:
+            row[0, self._plan.resolution_place] = state[0]
+        chosen = iter(operations)
+        for part, stage, width in zip(self._plan.stages, self.stages, state[1:], strict=True):
+            if part.width is not None:
+                row[0, part.width] = width
+            for place in part.layers:
+                option = next(chosen)
+                if stage.apply == "any":
+                    row[0, place.start + option] = 1
+                elif place.stop > place.start:
+                    row[0, place.start] = option
+        return Architecture(self.name, tuple(self.canonical(row)[0].tolist()))
+
+    def _works(self, number: int, first: bool) -> NDArray[np.bool_]:
+        """Which operations of a layer are more than a way to hand on its input: a residual goes beside them."""
+        return np.array([one.op not in _PLAIN for one in self.options(number, first)])
+
+    def _shortcut(
+        self, number: int, place: _Place, applied: tuple[Candidate, ...]
+    ) -> Literal["identity"] | Candidate | None:
+        """What is added to the operations of a layer."""
+        stage = self.stages[number]
+        if not stage.residual or all(one.op in _PLAIN for one in applied):
+            return None
+        inputs, outputs, stride, _ = self._shapes(number, place)
+        if stride == 1 and inputs == outputs:
+            return "identity"
+        return Candidate("shortcut", 1, 1, 0, 0) if stage.residual == "projected" else None
+
+    def _shapes(self, number: int, place: _Place) -> tuple[int, int, int, int]:
+        """(inputs, outputs, stride, side of the input) of a layer."""
+        resolution, before, width, first = place
+        stage = self.stages[number]
+        outputs = stage.outputs[width]
+        if first:
+            return self._inputs(number)[before], outputs, stage.stride, self._sides[resolution][number]
+        return outputs, outputs, 1, self._sides[resolution][number + 1]
+
+    @cached_property
+    def _sides(self) -> tuple[tuple[int, ...], ...]:
+        """For each resolution the side of the stem's output and of each stage's."""
+        result = []
+        for picture in self._pictures:
+            sides = [-(-picture // self.stem.stride)]
+            for stage in self.stages:
+                sides.append(-(-sides[-1] // stage.stride))
+            result.append(tuple(sides))
+        return tuple(result)
+
+    @cached_property
+    def _nodes(self) -> dict[tuple[int, _Place, Candidate, str], Node]:
+        """What was made so far: a search asks for each many times."""
+        return {}
+
+    def _node(self, number: int, place: _Place, candidate: Candidate, name: str) -> Node:
+        key = (number, place, candidate, name)
+        node = self._nodes.get(key)
+        if node is None:
+            node = self._nodes[key] = candidate.node(name, *self._shapes(number, place))
+        return node
+
+    def _before(self, resolution: int) -> Iterator[Node]:
+        """Input and stem."""
+        side, channels = self._pictures[resolution], self.input_channels
+        yield operation("input", "input", out=channels, resolution=self.input_size)
+        if side != self.input_size:
+            yield operation("resize", "resize", in_=channels, out=channels, resolution=side)
+        yield _convolution_node("stem", self.stem, channels, side)
+
+    def _after(self, resolution: int, width: int) -> Iterator[Node]:
+        """What follows the stages, by the last one's width."""
+        channels, side = self.stages[-1].outputs[width], self._sides[resolution][-1]
+        if self.head is not None:
+            yield _convolution_node("head", self.head, channels, side)
+            channels = self.head.channels
+        yield operation("global_mean", "mean", in_=channels, out=channels, resolution=1)
+        yield operation("linear", "classifier", in_=channels, out=self.classes, resolution=1)
+
+    @cached_property
+    def _fixed_costs(self) -> NDArray[np.int64]:
+        """Costs of what comes before and after the stages, (resolutions, last widths, costs)."""
+        return np.array(
+            [
+                [
+                    graph_costs(ArchGraph((*self._before(resolution), *self._after(resolution, width)), ()))
+                    for width in range(len(self.stages[-1].widths))
+                ]
+                for resolution in range(len(self.resolutions))
+            ],
+            np.int64,
+        )
+
+    @cached_property
+    def _layer_costs(self) -> tuple[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...], ...]:
+        """For each stage, of its first layer and of a later one: what each operation costs, (resolutions, widths
+        before, widths, options, costs), and what the residual beside it costs, (resolutions, widths before, widths,
+        costs)."""
+        return tuple(
+            tuple(self._costs_of(number, first) for first in (True, False)) for number in range(len(self.stages))
+        )
+
+    def _costs_of(self, number: int, first: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        stage, options = self.stages[number], self.options(number, first)
+        shape = (len(self.resolutions), len(self._inputs(number)), len(stage.widths))
+        table = np.zeros((*shape, len(options), len(COST_NAMES)), np.int64)
+        residual = np.zeros((*shape, len(COST_NAMES)), np.int64)
+        hard = Candidate("conv", 1, 1, 0, 0)  # stands for any operation that a residual goes beside
+        for resolution, before, width in np.ndindex(shape):
+            place = (resolution, before, width, first)
+            table[resolution, before, width] = [node_costs(self._node(number, place, one, "")) for one in options]
+            beside = self._shortcut(number, place, (hard,))
+            if isinstance(beside, Candidate):
+                residual[resolution, before, width] = node_costs(self._node(number, place, beside, ""))
+        return table, residual
+
+    def _single_costs(self, number: int, first: bool, resolution: int) -> NDArray[np.int64]:
+        """Of a layer that applies one operation, its residual included, (widths before, widths, options, costs)."""
+        table, residual = self._layer_costs[number][0 if first else 1]
+        works = self._works(number, first)[:, None]
+        return np.asarray(table[resolution] + works * residual[resolution][:, :, None], np.int64)
+
+
+def _convolution_node(name: str, settings: ConvolutionSettings, inputs: int, side: int) -> Node:
+    return operation(
+        settings.op, name,
+        in_=inputs, out=settings.channels, kernel=settings.kernel, stride=settings.stride,
+        resolution=-(-side // settings.stride),
+    )  # fmt: skip
