@@ -12,7 +12,7 @@ setup(
     python_requires=">=3.11",
     packages=PACKAGES,
     package_data={
-        "config": ["*.yml"],
+        "config": ["*.yml", "spaces/*.yml"],
         **{name: ["py.typed", "*.html", "*.cpp"] for name in PACKAGES if name != "config"},
     },
     install_requires=[

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field
 from data_gen import GenerateSettings, WorkerSettings
 from evolution import SearchSettings
 from genas.cheap import FidelitySettings
+from genas.space_files import defaults, with_base
 from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_file, validate
 from predictor import GraphPredictorSettings
 from supernet import COST_NAMES, InputError, OpSubset, Settings
@@ -125,7 +126,7 @@ def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path
         InputError: no such recipe or run, or a setting that is not valid; says where.
     """
     document, name = _document(str(source), Path(logs))
-    overrides = list(overrides)
+    document, overrides = with_base(document, list(overrides), Path(source).parent)
     rebased = {override.partition("=")[0].strip() for override in overrides}
     for stage in ("generate", "retrain"):
         _spell_out(document.value, stage, f"{stage}.recipe.base" in rebased)
@@ -138,7 +139,7 @@ def override(document: Document, overrides: Iterable[str]) -> Document:
     overrides = list(overrides)
     choosing = [text for text in overrides if text.partition("=")[0].strip() in ("space", "space.kind")]
     chosen = SPACES.get(kind(apply_overrides(document, choosing).value.get("space")))
-    space = {} if chosen is None else chosen().model_dump(mode="json")
+    space = {} if chosen is None else defaults(chosen)
     return apply_overrides(document, overrides, {**RunSettings().model_dump(mode="json"), "space": space})
 
 

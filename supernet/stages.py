@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
@@ -33,9 +33,15 @@ _KERNELS = (
 )  # fmt: skip
 _POOLS = ("max_pool_same", "avg_pool_same")
 _OPS = _PLAIN + _KERNELS
+_LISTS = ("kernel", "expansion", "se", "hswish")
 _SHORT = re.compile(
     r"(?P<op>[a-z][a-z0-9_]*?)(?:_(?P<kernel>\d+))?(?:_e(?P<expansion>\d+))?(?P<se>_se)?(?P<hswish>_hswish)?"
 )
+
+
+def _as_tuple(value: object) -> object:
+    """One number stands for a list of it."""
+    return (value,) if isinstance(value, int) else tuple(value) if isinstance(value, list) else value
 
 
 def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -122,11 +128,10 @@ class CandidateSettings(Settings):
             if found is None:
                 return {"op": value}
             given = {name: text for name, text in found.groupdict().items() if text is not None}
-            numbers = {name: [int(given[name])] for name in ("kernel", "expansion") if name in given}
-            return {"op": given["op"], **numbers, **{name: [1] for name in ("se", "hswish") if name in given}}
-        if isinstance(value, Mapping):
-            lists = ("kernel", "expansion", "se", "hswish")
-            return {key: [one] if key in lists and isinstance(one, int) else one for key, one in value.items()}
+            numbers = {name: (int(given[name]),) for name in ("kernel", "expansion") if name in given}
+            return {"op": given["op"], **numbers, **{name: (1,) for name in ("se", "hswish") if name in given}}
+        if isinstance(value, Mapping):  # a strict reader no longer takes lists for tuples once they come from here
+            return {key: _as_tuple(one) if key in _LISTS else one for key, one in value.items()}
         return value
 
     @field_validator("op")
@@ -147,14 +152,27 @@ class CandidateSettings(Settings):
     def _belong(self) -> CandidateSettings:
         own = {"kernel": self.op in _KERNELS, **dict.fromkeys(("expansion", "se", "hswish"), self.op == "mbconv")}
         for name, belongs in own.items():
-            if name in self.model_fields_set and not belongs:
+            if not belongs and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{self.op} has no {name}; leave it out")
         if self.op in _KERNELS and "kernel" not in self.model_fields_set:
             raise ValueError(f"{self.op} needs a kernel, such as {self.op}_3 or {{op: {self.op}, kernel: [3, 5]}}")
         return self
 
+    @model_serializer
+    def _short(self) -> str | dict[str, Any]:
+        """As a person would write it."""
+        candidates = self.candidates
+        if len(candidates) == 1:
+            return candidates[0].name
+        fields = type(self).model_fields
+        return {
+            "op": self.op,
+            **{key: getattr(self, key) for key in _LISTS if getattr(self, key) != fields[key].default},
+        }
+
     @property
     def candidates(self) -> tuple[Candidate, ...]:
+        """Every combination."""
         return tuple(
             Candidate(self.op, *values) for values in product(self.kernel, self.expansion, self.se, self.hswish)
         )
@@ -380,6 +398,10 @@ class Stages(SearchSpace):
                 side, halvings = -(-side // 2), halvings + 1
         for number, stage in enumerate(self.stages):
             self._check_stage(number, stage)
+        if not self._plan.cardinalities:
+            raise ValueError(
+                "nothing to choose: every network would be the same; expected several options"
+            )
         return self
 
     def _check_stage(self, number: int, stage: StageSettings) -> None:

@@ -94,7 +94,7 @@ def test_spaces_are_told_apart_by_their_kind(recipe):
             [],
             r"tiny\.yml:3: unknown key 'space.head_channels' \(a setting of op_subset\); known: kind, input_size",
         ),
-        ("space: {widths: [1]}", [], r"unknown key 'space.widths' \(a setting of davidnet\); known: kind, layers"),
+        ("space: {widths: [1]}", [], r"unknown key 'space.widths' \(a setting of davidnet\); known: kind, input_size"),
         (
             "space:\n  layers: [{channels: 8}]",
             ["space.kind=davidnet"],

@@ -1,9 +1,11 @@
 """Random spaces and architectures."""
 
+import numpy as np
 from hypothesis import strategies as st
 
-from supernet import Architecture, DavidNet, OpSubset
+from supernet import DavidNet, OpSubset, architectures
 from supernet.op_subset import LayerSettings
+from supernet.stages import Stages
 
 OPERATION_NAMES = ("skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5")
 
@@ -53,22 +55,60 @@ def davidnet_spaces(draw):
     )
 
 
+CANDIDATES = (
+    "skip", "sep_conv_3", "dil_conv_3", "mbconv_3_e1", "mbconv_5_e2_se", "mbconv_3_e2_hswish", "conv_bn_relu_3",
+    "conv_bn_1", "relu_conv_bn_3", "max_pool_same_3", "avg_pool_same_3",
+)  # fmt: skip
+
+
+@st.composite
+def stage_settings(draw):
+    """One stage; the first candidate can make any number of channels."""
+    candidates = draw(st.permutations(CANDIDATES))[: draw(st.integers(1, 4))]
+    if draw(st.booleans()):
+        candidates = ["shortcut" if one == "skip" else one for one in candidates]
+    return {
+        "channels": draw(st.sampled_from((8, 12))),
+        "stride": draw(st.sampled_from((1, 1, 2))),
+        "depth": draw(st.sampled_from((1, 2, 3, (1, 2), (1, 3), (2, 4)))),
+        "widths": draw(st.sampled_from(((1.0,), (1.0,), (1.0, 2.5), (2.0, 4.0, 6.0)))),
+        "operations": ["conv_bn_3" if all("pool" in one for one in candidates) else candidates[0], *candidates[1:]],
+        "apply": draw(st.sampled_from(("one", "any"))),
+        "share": draw(st.booleans()),
+        "residual": draw(st.sampled_from((False, True, "projected"))),
+    }
+
+
+@st.composite
+def stages_spaces(draw):
+    """Small spaces of stages with every option."""
+    return Stages.model_validate(
+        {
+            "input_size": draw(st.sampled_from((8, 9, 13))),
+            "input_channels": draw(st.integers(1, 3)),
+            "classes": draw(st.integers(2, 5)),
+            "resolutions": draw(st.sampled_from(((1.0,), (1.0,), (0.75, 1.0)))),
+            "stem": {"op": draw(st.sampled_from(("conv_bn", "conv_bn_hswish"))), "channels": draw(st.integers(1, 9))},
+            "stages": [
+                *draw(st.lists(stage_settings(), max_size=2)),
+                {"channels": 4, "operations": ["conv_bn_3", "sep_conv_3"]},  # something to choose
+            ],
+            "head": draw(st.sampled_from((None, {"channels": 8}))),
+        }
+    )
+
+
 def spaces():
     """Small spaces of every kind."""
-    return st.one_of(op_subset_spaces(), davidnet_spaces())
+    return st.one_of(op_subset_spaces(), davidnet_spaces(), stages_spaces())
 
 
 @st.composite
 def with_architecture(draw, some_spaces):
     """One of the spaces and one valid architecture of it."""
     space = draw(some_spaces)
-    if isinstance(space, OpSubset):
-        width = len(space.operations)
-        layer = st.lists(st.integers(0, 1), min_size=width, max_size=width).filter(any)
-        choices = [bit for _ in space.layers for bit in draw(layer)]
-    else:
-        choices = [draw(st.integers(0, count - 1)) for count in space.cardinalities]
-    return space, Architecture(space.name, tuple(choices))
+    row = space.sample(1, np.random.default_rng(draw(st.integers(0, 2**32))))
+    return space, architectures(space, row)[0]
 
 
 def spaces_with_architecture():
