@@ -396,8 +396,10 @@ def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) 
     location = tuple(error["loc"])
     for position, part in enumerate(location):
         last = position == len(location) - 1
+        is_tag = len(models) > 1 and any(part in _tags(entry) for entry in models)  # a key may have a tag's name
         if (
-            isinstance(value, dict)
+            not is_tag
+            and isinstance(value, dict)
             and isinstance(part, str)
             and (part in value or (last and error["type"] == "missing"))
         ):

@@ -24,7 +24,6 @@ from supernet.settings import InputError, Settings, nearest
 from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
 
 _MOST = 36  # options of a choice, one base-36 digit in a key
-_DIVISOR = 8  # channels that a width has scaled are multiples of it
 
 _PLAIN = ("skip", "shortcut")
 _KERNELS = (
@@ -215,8 +214,8 @@ class StageSettings(Settings):
         channels: outputs of each layer.
         stride: of the first layer; the others have 1.
         depth: layers, or ``[least, most]``, which makes their number a choice.
-        widths: factors on ``channels``, a choice where there are several; what they give is rounded to
-            multiples of 8, at least 8.
+        widths: factors on ``channels``, a choice where there are several.
+        divisor: what ``widths`` give is rounded to multiples of it, at least one.
         operations: what a layer may apply. A layer leaves out what cannot make the channels it must, which are pools
             where the number of channels changes.
         apply: ``one`` of the operations, or ``any`` non-empty subset of them, whose outputs are summed.
@@ -229,6 +228,7 @@ class StageSettings(Settings):
     stride: Literal[1, 2] = 1
     depth: Annotated[int, Field(ge=1, le=32)] | tuple[int, int] = 1
     widths: Widths = (1.0,)
+    divisor: Annotated[int, Field(ge=1, le=64)] = 8
     operations: Annotated[tuple[CandidateSettings, ...], Field(min_length=1)]
     apply: Literal["one", "any"] = "one"
     share: bool = False
@@ -253,7 +253,7 @@ class StageSettings(Settings):
     @model_validator(mode="after")
     def _scaled(self) -> StageSettings:
         if len(set(self.outputs)) != len(self.widths):
-            raise ValueError(f"two widths of {self.channels} channels are the same multiple of {_DIVISOR}")
+            raise ValueError(f"two widths of {self.channels} channels are the same multiple of {self.divisor}")
         return self
 
     @property
@@ -266,7 +266,7 @@ class StageSettings(Settings):
         """Channels by width."""
         if self.widths == (1.0,):
             return (self.channels,)
-        return tuple(max(_DIVISOR, _DIVISOR * round(self.channels * width / _DIVISOR)) for width in self.widths)
+        return tuple(self.divisor * max(1, round(self.channels * width / self.divisor)) for width in self.widths)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -399,9 +399,7 @@ class Stages(SearchSpace):
         for number, stage in enumerate(self.stages):
             self._check_stage(number, stage)
         if not self._plan.cardinalities:
-            raise ValueError(
-                "nothing to choose: every network would be the same; expected several options"
-            )
+            raise ValueError("nothing to choose: every network would be the same; expected several options")
         return self
 
     def _check_stage(self, number: int, stage: StageSettings) -> None:
@@ -758,7 +756,10 @@ class Stages(SearchSpace):
                 {
                     **settings,
                     "stem": scaled(settings["stem"]),
-                    "stages": [scaled(stage) for stage in settings["stages"]],
+                    "stages": [
+                        {**scaled(stage), "divisor": max(1, round(stage["divisor"] * factor))}
+                        for stage in settings["stages"]
+                    ],
                     "head": settings["head"] and scaled(settings["head"]),
                 }
             )
