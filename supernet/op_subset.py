@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
@@ -73,6 +73,19 @@ class OpSubset(SearchSpace):
         if len(set(value)) != len(value):
             raise ValueError("an operation is named twice")
         return value
+
+    @model_validator(mode="after")
+    def _survives(self) -> OpSubset:
+        side = self.input_size
+        for number, layer in enumerate(self.layers):
+            if layer.stride == 2 and side < 2:
+                halvings = sum(layer.stride == 2 for layer in self.layers)
+                raise ValueError(
+                    f"layers.{number}: its stride finds a picture of {side} pixel; the layers halve {self.input_size} "
+                    f"pixels {halvings} times, so input_size must be at least {2 ** (halvings - 1) + 1}"
+                )
+            side = -(-side // layer.stride)
+        return self
 
     @property
     def cardinalities(self) -> tuple[int, ...]:

@@ -385,17 +385,17 @@ class Stages(SearchSpace):
         sides = [self._pictures[number] for number in range(len(self.resolutions))]
         if len(set(sides)) != len(sides):
             raise ValueError(f"resolutions: two of them are the same side at input_size {self.input_size}")
-        side, halvings = min(sides), 0
+        side = min(sides)
         parts = [("stem", self.stem.stride), *((f"stages.{n}", stage.stride) for n, stage in enumerate(self.stages))]
         total = sum(stride == 2 for _, stride in parts)
         for part, stride in parts:
             if stride == 2:
                 if side < 2:
                     raise ValueError(
-                        f"{part}: its stride finds a picture of {side} pixel after {halvings} halvings of "
-                        f"{min(sides)}; the space halves {total} times, so input_size must be larger"
+                        f"{part}: its stride finds a picture of {side} pixel; the space halves {min(sides)} pixels "
+                        f"{total} times, which takes at least {2 ** (total - 1) + 1}"
                     )
-                side, halvings = -(-side // 2), halvings + 1
+                side = -(-side // 2)
         for number, stage in enumerate(self.stages):
             self._check_stage(number, stage)
         if not self._plan.cardinalities:

@@ -236,3 +236,10 @@ def test_a_narrower_space_by_hand():
     assert (narrow.stem_channels, narrow.head_channels) == (4, 320)
     assert SPACE.narrower(1) == SPACE
     assert SPACE.narrower(0.001).head_channels == 2
+
+
+def test_a_picture_too_small_for_its_strides_is_refused():
+    said = r"layers\.3: its stride finds a picture of 1 pixel; the layers halve 4 pixels 3 times, .* at least 5"
+    with pytest.raises(ValidationError, match=said):
+        OpSubset(input_size=4)
+    assert OpSubset(input_size=5)
