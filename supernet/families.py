@@ -304,7 +304,7 @@ class Families(SearchSpace):
         words = [name for name, _ in _read_list(text)[1:-1]] if listed else text[: _LONGEST + 1].split()
         if len(text) > _LONGEST:
             raise InputError(f"architecture {text!r:.80}: expected at most {_LONGEST} characters, got {len(text)}")
-        known = {block.published if listed else block.word: option for option, block in enumerate(self._blocks, 1)}
+        known = self._known[listed]
         for number, word in enumerate(words, 1):
             if word not in known:
                 raise InputError(
@@ -315,6 +315,12 @@ class Families(SearchSpace):
         if fault := self._fault(options):
             raise InputError(f"architecture {text!r:.80}: {fault}")
         return Architecture(self.name, tuple(options + [0] * (self.depth[1] - len(options))))
+
+    @cached_property
+    def _known(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The options by word, and by their names in published lists."""
+        named = list(enumerate(self._blocks, 1))
+        return {block.word: option for option, block in named}, {block.published: option for option, block in named}
 
     def format(self, architecture: Architecture) -> str:
         return " ".join(block.word for block in self._chain(architecture))
@@ -327,7 +333,8 @@ class Families(SearchSpace):
         least, most = self.depth
         if not least <= len(options) <= most:
             return f"expected {least} to {most} nodes (depth), got {len(options)}"
-        pools = sum(option >= self._first_pool for option in options)
+        first = self._first_pool
+        pools = sum(option >= first for option in options)
         if pools > self.max_pools:
             return f"expected at most {self.max_pools} pools (max_pools), got {pools}"
         return ""

@@ -1,8 +1,9 @@
 """Random spaces and architectures."""
 
+import numpy as np
 from hypothesis import strategies as st
 
-from supernet import Architecture, DavidNet, OpSubset
+from supernet import Architecture, DavidNet, Families, OpSubset
 from supernet.op_subset import LayerSettings
 
 OPERATION_NAMES = ("skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5")
@@ -53,9 +54,29 @@ def davidnet_spaces(draw):
     )
 
 
+@st.composite
+def families_spaces(draw):
+    """Short and thin ``families`` spaces of the three families, odd input sizes among them."""
+    family = draw(st.sampled_from(("vgg", "resnet", "densenet")))
+    return Families(
+        family=family,
+        input_size=draw(st.sampled_from((8, 9, 15))),
+        input_channels=draw(st.integers(1, 4)),
+        classes=draw(st.integers(2, 12)),
+        depth=sorted(draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))),
+        channels=draw(some(2, 3, 4)),
+        kernels=draw(some(1, 3, 5)),
+        growths=draw(some(1, 2, 3)),
+        layers=draw(some(1, 2, 3)),
+        max_pools=draw(st.integers(0, 3)),
+        stem=draw(st.sampled_from(("small", "large") if family == "densenet" else ("none", "small"))),
+        stem_channels=draw(st.integers(1, 4)),
+    )
+
+
 def spaces():
     """Small spaces of every kind."""
-    return st.one_of(op_subset_spaces(), davidnet_spaces())
+    return st.one_of(op_subset_spaces(), davidnet_spaces(), families_spaces())
 
 
 @st.composite
@@ -66,6 +87,9 @@ def with_architecture(draw, some_spaces):
         width = len(space.operations)
         layer = st.lists(st.integers(0, 1), min_size=width, max_size=width).filter(any)
         choices = [bit for _ in space.layers for bit in draw(layer)]
+    elif isinstance(space, Families):
+        row = space.canonical(space.sample(1, np.random.default_rng(draw(st.integers(0, 2**32)))))
+        choices = row[0].tolist()
     else:
         choices = [draw(st.integers(0, count - 1)) for count in space.cardinalities]
     return space, Architecture(space.name, tuple(choices))
