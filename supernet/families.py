@@ -24,6 +24,7 @@ from supernet.settings import InputError, nearest
 from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
 
 Channels = Annotated[int, Field(ge=1, le=4096)]
+Growth = Annotated[int, Field(ge=1, le=1024)]
 Kernel = Annotated[int, Field(ge=1, le=15)]
 Depth = Annotated[int, Field(ge=1, le=100)]
 
@@ -127,7 +128,7 @@ class Families(SearchSpace):
     depth: tuple[Depth, Depth] = (20, 70)
     channels: Annotated[tuple[Channels, ...], Field(min_length=1)] = (16, 32, 64)
     kernels: Annotated[tuple[Kernel, ...], Field(min_length=1)] = (3, 5)
-    growths: Annotated[tuple[Channels, ...], Field(min_length=1)] = (16, 32, 64)
+    growths: Annotated[tuple[Growth, ...], Field(min_length=1)] = (16, 32, 64)
     layers: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)] = (3, 6, 9, 12)
     max_pools: Annotated[int, Field(ge=0, le=10)] = 3
     stem: Literal["none", "small", "large"] = "small"
@@ -300,10 +301,9 @@ class Families(SearchSpace):
         number each), is read as the chain of all that it names. Its ResNets were trained as something else, see
         :func:`used_nodes`.
         """
+        _check_length(text)
         listed = text.lstrip().startswith("[")
-        words = [name for name, _ in _read_list(text)[1:-1]] if listed else text[: _LONGEST + 1].split()
-        if len(text) > _LONGEST:
-            raise InputError(f"architecture {text!r:.80}: expected at most {_LONGEST} characters, got {len(text)}")
+        words = [name for name, _ in _read_list(text)[1:-1]] if listed else text.split()
         known = self._known[listed]
         for number, word in enumerate(words, 1):
             if word not in known:
@@ -632,11 +632,15 @@ def _word(published: str) -> str:
     return kind.removesuffix("Block").lower() + "x".join(numbers)
 
 
+def _check_length(text: str) -> None:
+    if len(text) > _LONGEST:
+        raise InputError(f"architecture {text!r:.80}: expected at most {_LONGEST} characters, got {len(text)}")
+
+
 def _read_list(text: str) -> list[tuple[str, int]]:
     """Name and input of each entry of a published list, first and last included. Raises InputError."""
     begin = f"architecture {text!r:.80}: "
-    if len(text) > _LONGEST:
-        raise InputError(f"{begin}expected at most {_LONGEST} characters, got {len(text)}")
+    _check_length(text)
     try:
         entries = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
