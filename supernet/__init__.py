@@ -4,6 +4,7 @@ Networks (torch) are in :mod:`supernet.network`, stand-alone source in :mod:`sup
 """
 
 from supernet.davidnet import DavidNet
+from supernet.families import Families
 from supernet.graph import ArchGraph, Node
 from supernet.op_subset import OpSubset
 from supernet.operations import COST_NAMES, Costs, graph_costs
@@ -19,6 +20,7 @@ __all__ = [
     "Choices",
     "Costs",
     "DavidNet",
+    "Families",
     "InputError",
     "LabelRow",
     "LabelTable",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
 from pydantic import Discriminator, Tag
 
 from supernet.davidnet import DavidNet
+from supernet.families import Families
 from supernet.op_subset import OpSubset
 from supernet.settings import InputError, nearest
 from supernet.space import SearchSpace
@@ -21,7 +22,7 @@ def kind(settings: object) -> str:
     return str(getattr(settings, "kind", "op_subset"))
 
 
-_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, Stages)
+_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, Families, Stages)
 """Every space. A new one is entered here."""
 
 SPACES: dict[str, type[SearchSpace]] = {space.model_fields["kind"].default: space for space in _CLASSES}

@@ -98,7 +98,7 @@ def test_spaces_are_told_apart_by_their_kind(recipe):
         (
             "space:\n  layers: [{channels: 8}]",
             ["space.kind=davidnet"],
-            r"tiny\.yml:2: unknown key 'space.layers' \(a setting of op_subset\)",
+            r"tiny\.yml:2: unknown key 'space.layers' \(a setting of op_subset",
         ),
         ("space: {kind: davidnet}", ["space.layers.0.channels=8"], r"unknown key 'space.layers' \(a setting of op_s"),
         ("space: {kind: davidnet, widths: [1, 2.x]}", [], "'space.widths.1': expected a number"),

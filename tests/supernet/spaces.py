@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from supernet import DavidNet, OpSubset, architectures
+from supernet import DavidNet, Families, OpSubset, architectures
 from supernet.op_subset import LayerSettings
 from supernet.stages import Stages
 
@@ -97,9 +97,29 @@ def stages_spaces(draw):
     )
 
 
+@st.composite
+def families_spaces(draw):
+    """Short and thin ``families`` spaces of the three families, odd input sizes among them."""
+    family = draw(st.sampled_from(("vgg", "resnet", "densenet")))
+    return Families(
+        family=family,
+        input_size=draw(st.sampled_from((8, 9, 15))),
+        input_channels=draw(st.integers(1, 4)),
+        classes=draw(st.integers(2, 12)),
+        depth=sorted(draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))),
+        channels=draw(some(2, 3, 4)),
+        kernels=draw(some(1, 3, 5)),
+        growths=draw(some(1, 2, 3)),
+        layers=draw(some(1, 2, 3)),
+        max_pools=draw(st.integers(0, 3)),
+        stem=draw(st.sampled_from(("small", "large") if family == "densenet" else ("none", "small"))),
+        stem_channels=draw(st.integers(1, 4)),
+    )
+
+
 def spaces():
     """Small spaces of every kind."""
-    return st.one_of(op_subset_spaces(), davidnet_spaces(), stages_spaces())
+    return st.one_of(op_subset_spaces(), davidnet_spaces(), families_spaces(), stages_spaces())
 
 
 @st.composite
