@@ -75,7 +75,7 @@ class Archive:
         if count > 0 and not self._rows:
             self.admit(self._cheap(), count)
         while len(self._rows) - start < count and self._expanded < len(self._rows):
-            around = self._around(self._rows[self._expanded])
+            around = self._around(self._space.disguise(self._rows[self._expanded][None], random)[0])
             around = around[self._feasible(around)]
             missing = count - len(self._rows) + start
             if len(self.admit(random.permutation(around), missing)) < missing:
