@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -272,6 +272,9 @@ class StageSettings(Settings):
     def candidates(self) -> tuple[Candidate, ...]:
         return tuple(candidate for settings in self.operations for candidate in settings.candidates)
 
+
+_LayerKey: TypeAlias = tuple[int, int, int, int, int, tuple[int, ...]]
+"""(stage, layer, resolution, width before, width, the layer's choices)."""
 
 _Place: TypeAlias = tuple[int, int, int, bool]
 """What a layer's nodes depend on besides its operations: resolution, width before, width, whether it is the first."""
@@ -584,7 +587,9 @@ class Stages(SearchSpace):
         for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
             depth = int(part.active(row)[0].sum()) if not stage.share else int(part.depths(row)[0])
             layers = [
-                "+".join(one.name for one in self._applied(number, layer, row))
+                "+".join(
+                    one.name for one in self._applied(number, layer == 0, architecture.choices[part.layers[layer]])
+                )
                 for layer in range(1 if stage.share else depth)
             ]
             text = f"{depth}*{layers[0]}" if stage.share and part.depth is not None else ",".join(layers)
@@ -652,49 +657,65 @@ class Stages(SearchSpace):
             else:
                 row[place] = found[0]  # nothing where there is a single option
 
-    def _applied(self, number: int, layer: int, row: Choices) -> tuple[Candidate, ...]:
-        """The operations of a layer of one architecture."""
-        stage = self.stages[number]
-        place = self._plan.stages[number].layers[0 if stage.share else layer]
-        options, known = row[0, place].tolist(), self.options(number, layer == 0)
-        if stage.apply == "any":
+    def _applied(self, number: int, first: bool, options: tuple[int, ...]) -> tuple[Candidate, ...]:
+        """The operations that a layer's choices stand for."""
+        known = self.options(number, first)
+        if self.stages[number].apply == "any":
             return tuple(one for one, on in zip(known, options, strict=True) if on)
         return (known[options[0] if options else 0],)
 
     # Graph and costs.
 
     def graph(self, architecture: Architecture) -> ArchGraph:
-        self.check(architecture)
-        row = architecture.row()
-        resolution = int(self._plan.resolution(row)[0])
-        widths = self._plan.widths(row)[0]
-        nodes = list(self._before(resolution))
+        choices = architecture.choices
+        if architecture.space != self.name or len(choices) != len(self.cardinalities):
+            self.check(architecture)  # says what is wrong
+        resolution = choices[self._plan.resolution_place] if self._plan.resolution_place is not None else 0
+        nodes: list[Node] = [*self._before(resolution)]
         edges = [(position, position + 1) for position in range(len(nodes) - 1)]
+        before = 0
         for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
-            for layer in range(int(part.depths(row)[0])):
-                place = (resolution, int(widths[number]), int(widths[number + 1]), layer == 0)
+            width = choices[part.width] if part.width is not None else 0
+            depth = part.least + (choices[part.depth] if part.depth is not None else 0)
+            for layer in range(depth):
+                key = (number, layer, resolution, before, width, choices[part.layers[0 if stage.share else layer]])
+                made = self._layers.get(key)
+                if made is None:
+                    self.check(architecture)
+                    made = self._layers[key] = self._layer(*key)
                 source = len(nodes) - 1
-                applied = self._applied(number, layer, row)
-                shortcut = self._shortcut(number, place, applied)
-                name = f"stage{number + 1}_layer{layer + 1}"
-                made = [self._node(number, place, one, f"{name}_{one.name}") for one in applied]
-                if isinstance(shortcut, Candidate):
-                    made.append(self._node(number, place, shortcut, f"{name}_residual"))
-                nodes += made
-                if stage.apply == "one" and shortcut is None:
-                    edges.append((source, source + 1))
-                    continue
-                total = source + len(made) + 1
-                for position in range(source + 1, total):
-                    edges += ((source, position), (position, total))
-                if shortcut == "identity":
-                    edges.append((source, total))
-                side = self._sides[resolution][number + 1]
-                channels = stage.outputs[place[2]]
-                nodes.append(operation("sum", name, out=channels, resolution=side))
-        after = tuple(self._after(resolution, int(widths[-1])))
+                nodes += made[0]
+                edges += [(source + start, source + end) for start, end in made[1]]
+            before = width
+        after = self._after(resolution, before)
         edges += [(position - 1, position) for position in range(len(nodes), len(nodes) + len(after))]
         return ArchGraph((*nodes, *after), tuple(edges))
+
+    @cached_property
+    def _layers(self) -> dict[_LayerKey, tuple[tuple[Node, ...], tuple[tuple[int, int], ...]]]:
+        """Nodes and edges of what was made of a layer's choices so far: a search asks for each many times."""
+        return {}
+
+    def _layer(
+        self, number: int, layer: int, resolution: int, before: int, width: int, options: tuple[int, ...]
+    ) -> tuple[tuple[Node, ...], tuple[tuple[int, int], ...]]:
+        """The nodes of a layer, the last of which is its output, and its edges; 0 is what it is given."""
+        place, stage = (resolution, before, width, layer == 0), self.stages[number]
+        applied = self._applied(number, layer == 0, options)
+        shortcut = self._shortcut(number, place, applied)
+        name = f"stage{number + 1}_layer{layer + 1}"
+        nodes = [self._node(number, place, one, f"{name}_{one.name}") for one in applied]
+        if isinstance(shortcut, Candidate):
+            nodes.append(self._node(number, place, shortcut, f"{name}_residual"))
+        if stage.apply == "one" and shortcut is None:
+            return tuple(nodes), ((0, 1),)
+        total = len(nodes) + 1
+        edges = [edge for position in range(1, total) for edge in ((0, position), (position, total))]
+        if shortcut == "identity":
+            edges.append((0, total))
+        side = self._sides[resolution][number + 1]
+        nodes.append(operation("sum", name, out=stage.outputs[width], resolution=side))
+        return tuple(nodes), tuple(edges)
 
     def costs(self, choices: Choices) -> dict[str, NDArray[np.int64]]:
         resolution, widths = self._plan.resolution(choices), self._plan.widths(choices)
@@ -819,34 +840,36 @@ class Stages(SearchSpace):
             result.append(tuple(sides))
         return tuple(result)
 
-    @cached_property
-    def _nodes(self) -> dict[tuple[int, _Place, Candidate, str], Node]:
-        """What was made so far: a search asks for each many times."""
-        return {}
-
     def _node(self, number: int, place: _Place, candidate: Candidate, name: str) -> Node:
-        key = (number, place, candidate, name)
-        node = self._nodes.get(key)
-        if node is None:
-            node = self._nodes[key] = candidate.node(name, *self._shapes(number, place))
-        return node
+        return candidate.node(name, *self._shapes(number, place))
 
-    def _before(self, resolution: int) -> Iterator[Node]:
+    def _before(self, resolution: int) -> tuple[Node, ...]:
         """Input and stem."""
-        side, channels = self._pictures[resolution], self.input_channels
-        yield operation("input", "input", out=channels, resolution=self.input_size)
-        if side != self.input_size:
-            yield operation("resize", "resize", in_=channels, out=channels, resolution=side)
-        yield _convolution_node("stem", self.stem, channels, side)
+        return self._ends[0][resolution]
 
-    def _after(self, resolution: int, width: int) -> Iterator[Node]:
+    def _after(self, resolution: int, width: int) -> tuple[Node, ...]:
         """What follows the stages, by the last one's width."""
-        channels, side = self.stages[-1].outputs[width], self._sides[resolution][-1]
-        if self.head is not None:
-            yield _convolution_node("head", self.head, channels, side)
-            channels = self.head.channels
-        yield operation("global_mean", "mean", in_=channels, out=channels, resolution=1)
-        yield operation("linear", "classifier", in_=channels, out=self.classes, resolution=1)
+        return self._ends[1][resolution, width]
+
+    @cached_property
+    def _ends(self) -> tuple[tuple[tuple[Node, ...], ...], dict[tuple[int, int], tuple[Node, ...]]]:
+        """What comes before the stages by resolution, and after them by resolution and last width."""
+        before, after = [], {}
+        for resolution, picture in enumerate(self._pictures):
+            channels = self.input_channels
+            nodes = [operation("input", "input", out=channels, resolution=self.input_size)]
+            if picture != self.input_size:
+                nodes.append(operation("resize", "resize", in_=channels, out=channels, resolution=picture))
+            before.append((*nodes, _convolution_node("stem", self.stem, channels, picture)))
+            for width, outputs in enumerate(self.stages[-1].outputs):
+                wide, nodes = outputs, []
+                if self.head is not None:
+                    nodes = [_convolution_node("head", self.head, outputs, self._sides[resolution][-1])]
+                    wide = self.head.channels
+                nodes.append(operation("global_mean", "mean", in_=wide, out=wide, resolution=1))
+                nodes.append(operation("linear", "classifier", in_=wide, out=self.classes, resolution=1))
+                after[resolution, width] = tuple(nodes)
+        return tuple(before), after
 
     @cached_property
     def _fixed_costs(self) -> NDArray[np.int64]:
