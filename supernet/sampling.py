@@ -50,6 +50,17 @@ def sample_distinct(
     """
     limits = dict(limits or {})
     check_limits(space, limits)
+    rows = up_to(space, count, random, limits)
+    if len(rows) < count:
+        raise InputError(
+            f"sampling: found {len(rows)} distinct architectures within {limits or 'no limits'}, "
+            f"expected {count}; ask for fewer or raise the limit"
+        )
+    return rows
+
+
+def up_to(space: SearchSpace, count: int, random: np.random.Generator, limits: Mapping[str, int]) -> Choices:
+    """As :func:`sample_distinct`, but fewer rows where no more are found."""
     seen: set[bytes] = set()
     rows: list[NDArray[np.int8]] = []
     stale = 0.0  # how much of what may be spent without a new architecture has been
@@ -65,11 +76,6 @@ def sample_distinct(
                 stale = 0.0
                 if len(rows) < count:
                     rows.append(row)
-    if len(rows) < count:
-        raise InputError(
-            f"sampling: found {len(rows)} distinct architectures within {limits or 'no limits'}, "
-            f"expected {count}; ask for fewer or raise the limit"
-        )
     return np.stack(rows) if rows else np.empty((0, len(space.cardinalities)), np.int8)
 
 

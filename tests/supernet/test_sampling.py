@@ -95,7 +95,7 @@ def test_the_density_of_a_space_is_kept_by_the_walks():
     expected, _ = chances(LONG, limits)
     rows = every_row(LONG)
     rows = LONG.canonical(rows[within(LONG, rows, limits)])
-    flat = {key: 0 for key in expected}
+    flat = dict.fromkeys(expected, 0)
     for row in rows:
         flat[row.tobytes()] += 1
     counts = walked(LONG, limits, 2)
