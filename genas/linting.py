@@ -31,6 +31,8 @@ _GRAPHS = 64
 """Architectures whose graphs are looked at."""
 _CONTEXTS = 24
 """Architectures in which each choice is given each of its options."""
+_DOUBTS = 500
+"""Architectures in which options are compared that those did not tell apart."""
 _DRAWS = 4_096
 """Draws that decide whether a share is counted; smaller ones are walked down to."""
 _FEASIBLE = 1_000
@@ -251,7 +253,7 @@ def _idle(space: SearchSpace, rows: Choices) -> list[Finding]:
 
 def _equal(space: SearchSpace, rows: Choices, place: int, first: int, second: int) -> bool:
     """Whether no architecture of many tells two options of a choice apart."""
-    pair = np.repeat(rows[None], 2, axis=0)
+    pair = np.repeat(rows[None, :_DOUBTS], 2, axis=0)
     pair[0, :, place], pair[1, :, place] = first, second
     both = space.is_valid(pair[0]) & space.is_valid(pair[1])
     one, other = pair[0][both], pair[1][both]
