@@ -28,6 +28,8 @@ _KEPT = 0.5
 """Share of the population that the next level keeps."""
 _FEW = 64
 """Where half of the population are equally far, it walks on until so many got below them."""
+_APART = 3
+"""Walks that let copies of a row part, which the last level has made."""
 _STALE = 200_000
 """Draws or steps of walks without a new architecture after which a search for more is given up."""
 _STALE_WALKS = 24
@@ -99,6 +101,8 @@ def feasible(
         return
     levels = _Levels(space, limits, random)
     if levels.descend():
+        for _ in range(_APART):
+            levels.walk()
         while True:
             levels.walk()
             yield space.canonical(levels.rows), 1 / _STALE_WALKS

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from supernet import COST_NAMES, InputError, OpSubset, SearchSpace, feasible_share, sample_distinct
-from supernet.sampling import feasible
+from supernet.sampling import feasible, up_to
 from supernet.space import within
 from tests.supernet.ladder import Ladder, every_row
 from tests.supernet.spaces import spaces
@@ -240,3 +240,20 @@ def test_a_limit_is_kept_to_the_unit(name):
         assert THREE_LAYERS.costs(drawn)[name].max() <= limit
         if batch == 3:
             break
+
+
+def test_a_batch_stays_as_it_was_given_while_the_walk_goes_on():
+    limits = tight(THREE_LAYERS, ("macs",), 0.001)
+    batches = (rows for rows, _ in feasible(THREE_LAYERS, limits, np.random.default_rng(2)))
+    first = next(rows for rows in batches if len(rows) == 1024)
+    before = first.copy()
+    second = next(batches)
+    assert (first == before).all()
+    assert (first != second).any()
+
+
+def test_as_many_as_there_are():
+    space = Ladder(rungs=2)
+    assert len(up_to(space, 50, np.random.default_rng(0), {})) == 12
+    rows = sample_distinct(space, 12, np.random.default_rng(0))
+    assert (up_to(space, 7, np.random.default_rng(0), {}) == rows[:7]).all()
