@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from genas.examining import doctor
     from genas.fitting import fit
     from genas.generating import export_table, generate
+    from genas.linting import lint, lint_run
     from genas.overview import evaluate
     from genas.pipeline import run_all
     from genas.ranking import fidelity
@@ -45,6 +46,8 @@ _HOMES = {
     "fidelity": "genas.ranking",
     "fit": "genas.fitting",
     "generate": "genas.generating",
+    "lint": "genas.linting",
+    "lint_run": "genas.linting",
     "load_run": "genas.config",
     "memory": "genas.remembering",
     "read_table": "supernet",
@@ -66,6 +69,8 @@ __all__ = [
     "fidelity",
     "fit",
     "generate",
+    "lint",
+    "lint_run",
     "load_run",
     "memory",
     "read_table",

@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+space_app = typer.Typer(help="Questions about a search space.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(space_app, name="space")
 
 Source = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A recipe file, the name of a run, or of a bundled recipe.")
@@ -256,7 +258,9 @@ def cost(
         str, typer.Argument(metavar="SPACE|CONFIG", help="A space, op_subset or davidnet, or as for run.")
     ],
     arch: Annotated[str, typer.Option("--arch", help="The architecture, as status and reports print it.")],
-    counter: Annotated[Literal["genas", "thop"], typer.Option(help="thop counts a second time.")] = "genas",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Count as torch, thop and fvcore do besides, and say why they differ.")
+    ] = False,
     overrides: Overrides = None,
     logs: Logs = "logs",
     as_json: Json = False,
@@ -267,8 +271,34 @@ def cost(
     from genas.words import costs
 
     space = find_space(source, overrides or [], logs)
-    result = question(space, space.parse(arch), counter)
+    result = question(space, space.parse(arch), compare)
     _answer(result, as_json, costs(result))
+
+
+@space_app.command()
+def lint(
+    source: Annotated[
+        str, typer.Argument(metavar="SPACE|CONFIG", help="A space, op_subset or davidnet, or as for run.")
+    ],
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """Size, costs, what the limits leave, hours of labels, and options that do nothing, before anything is trained."""
+    from genas.costing import find_space
+    from genas.linting import exit_code, lint_run
+    from genas.linting import lint as question
+    from genas.words import linted
+    from supernet.spaces import SPACES
+
+    if source in SPACES:
+        result = question(find_space(source, overrides or [], logs))
+    else:
+        result = lint_run(_load(source, overrides, logs))
+    _answer(result, as_json, linted(result))
+    code = exit_code(result)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What a network costs. Needs no torch, unless thop counts a second time or the source is a recipe."""
+"""What a network costs. Needs no torch, unless other counters are compared with or the source is a recipe."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ CONVENTION = (
 )
 
 
-def cost(space: SearchSpace, architecture: Architecture, counter: str = "genas") -> dict[str, Any]:
+def cost(space: SearchSpace, architecture: Architecture, compare: bool = False) -> dict[str, Any]:
     """Exact costs of one architecture for one image.
 
     Args:
-        counter: ``genas`` counts in plain arithmetic; ``thop`` runs the thop package on a copy of the
-            network besides, and tells what its convention counts differently.
+        compare: count the built network by the conventions of other tools besides. ``compare`` then holds, for
+            ``torch`` (half the FLOPs of ``torch.utils.flop_counter``), ``thop`` (that package) and ``fvcore`` (the
+            rules of ``fvcore.nn.FlopCountAnalysis``, applied here), ``macs`` and ``params``, ``differences``, which
+            say how many each rule adds to ours, and what of the difference is ``unexplained``: 0.
     """
     graph = space.graph(architecture)
     result: dict[str, Any] = {
@@ -28,8 +30,8 @@ def cost(space: SearchSpace, architecture: Architecture, counter: str = "genas")
         "architecture": space.format(architecture),
         "convention": CONVENTION,
     }
-    if counter == "thop":
-        result["thop"] = _thop(graph, result["macs"])
+    if compare:
+        result["compare"] = _compare(graph, result["macs"])
     return result
 
 
@@ -57,27 +59,74 @@ def _is_space(source: str) -> bool:
     """Whether a file holds the settings of a space, and not a recipe."""
     from genas.yaml_reader import read_yaml_file
 
-    return (
-        source.endswith((".yml", ".yaml")) and Path(source).is_file() and "kind" in read_yaml_file(Path(source)).value
-    )
+    path = Path(source)
+    return path.suffix in (".yml", ".yaml") and path.is_file() and "kind" in read_yaml_file(path).value
 
 
-def _thop(graph: ArchGraph, macs: int) -> dict[str, Any]:
+def _compare(graph: ArchGraph, macs: int) -> dict[str, Any]:
+    """What other counters make of the network in evaluation mode, and by which of their rules they differ."""
     import torch
     from thop import profile
     from thop.vision.basic_hooks import count_normalization
+    from torch import Tensor, nn
+    from torch.utils.flop_counter import FlopCounterMode
 
     from supernet.modules import GhostBatchNorm
     from supernet.network import build_network
 
     first = next(node for node in graph.nodes if node.op == "input")
     side = first.integer("resolution")
-    network = build_network(graph).eval()  # a copy of its own: thop leaves buffers in what it counts
     images = torch.zeros(1, first.integer("out"), side, side)
-    counted, params = profile(network, (images,), {GhostBatchNorm: count_normalization}, verbose=False)
+    network = build_network(graph).eval()
+    params = sum(parameter.numel() for parameter in network.parameters())
+    weights = norms = pooled = averaged_in = averaged = 0
+
+    def see(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal weights, norms, pooled, averaged_in, averaged
+        before, after = inputs[0].numel(), output.numel()
+        if isinstance(module, nn.Conv2d):
+            weights += module.weight.numel() * output.shape[2] * output.shape[3]
+        elif isinstance(module, nn.Linear):
+            weights += module.weight.numel()
+        elif isinstance(module, nn.BatchNorm2d):
+            norms += before
+        elif isinstance(module, nn.AvgPool2d):
+            pooled += after
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            window = (inputs[0].shape[2] / output.shape[2]) * (inputs[0].shape[3] / output.shape[3])
+            averaged_in += before
+            averaged += int((window + 1) * after)
+
+    hooks = [module.register_forward_hook(see) for module in network.modules() if not list(module.children())]
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    # Last: thop leaves buffers in what it counts. It knows a norm by its very class.
+    by_thop, thop_params = profile(network, (images,), {GhostBatchNorm: count_normalization}, verbose=False)
+    counts = {
+        "torch": (counter.get_total_flops() // 2, params, {}),
+        "thop": (
+            int(by_thop),
+            int(thop_params),
+            {
+                "batch norms, 4 a value": 4 * norms,
+                "global and adaptive means, 1 a value in and out": averaged,
+                "average pools, 1 a value out": pooled,
+            },
+        ),
+        "fvcore": (
+            weights + 2 * norms + averaged_in,
+            params,
+            {"batch norms, 2 a value": 2 * norms, "global and adaptive means, 1 a value in": averaged_in},
+        ),
+    }
     return {
-        "macs": int(counted),
-        "params": int(params),
-        "difference": int(counted) - macs,
-        "convention": ("thop also counts batch norms, four operations a value, and the additions of averages"),
+        name: {
+            "macs": counted,
+            "params": weights_,
+            "differences": {rule: value for rule, value in rules.items() if value},
+            "unexplained": counted - macs - sum(rules.values()),
+        }
+        for name, (counted, weights_, rules) in counts.items()
     }

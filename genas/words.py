@@ -187,10 +187,59 @@ def costs(result: dict[str, Any]) -> str:
 
     names = ("macs", "conv_macs", "params", "activations")
     lines = [result["architecture"], *(f"  {name:11} {result[name]:>12,}" for name in names), f"  {CONVENTION}"]
-    if "thop" in result:
-        thop = result["thop"]
-        lines.append(f"  thop counts {thop['macs']:,} ({thop['difference']:+,}): {thop['convention']}")
+    if "compare" in result:
+        lines.append(f"  {'counted by':11} {'macs':>16} {'params':>14}  adds")
+        for name, entry in {"genas": result, **result["compare"]}.items():
+            added = [f"{value:+,} {rule}" for rule, value in entry.get("differences", {}).items()]
+            if entry.get("unexplained"):
+                added.append(f"{entry['unexplained']:+,} unexplained")
+            lines.append(f"  {name:11} {entry['macs']:>16,} {entry['params']:>14,}  {'; '.join(added)}".rstrip())
+        lines.append("  torch: FLOPs of torch.utils.flop_counter / 2; fvcore: its rules, one multiply-add is one FLOP")
     return "\n".join(lines)
+
+
+def linted(result: dict[str, Any]) -> str:
+    """A page for ``space lint``."""
+    distinct, sampled = result["distinct"], f"{result['sampled']:,} sampled"
+    networks = (
+        f"{distinct['networks']:,} distinct networks, {distinct['share']:.1%} of the texts"
+        if distinct["exact"]
+        else f"{distinct['share']:.1%} of {sampled} are the one form of their network"
+    )
+    lines = [
+        f"space {result['space']}: {result['size']:,} architectures of {result['choices']} choices; {networks}; "
+        f"{result['invalid_share']:.1%} of the rows of options are invalid",
+        f"  {sampled:13}" + "".join(f"{head:>15}" for head in _percentiles(next(iter(result["costs"].values())))),
+    ]
+    for name, points in result["costs"].items():
+        lines.append(f"  {name:13}" + "".join(f"{value:>15,}" for value in points.values()))
+    for name, entry in result["limits"].items():
+        lines.append(f"  {name} <= {entry['limit']:,}: {share(entry['share'])} of the draws")
+    if len(result["limits"]) > 1:
+        binding = "" if result["binding"] is None else f"; {result['binding']} is the tightest"
+        lines.append(f"  within all limits: {share(result['feasible_share'])} of the draws{binding}")
+    if result["wanted"] is not None:
+        lines.append(f"  generate.architectures: {result['found']:,} of {result['wanted']:,} found")
+    if result["label_seconds"] is not None:
+        lines.append(
+            f"  labels: {result['trainings']:,} trainings, about {duration(result['label_seconds'])} with "
+            f"{result['workers']} workers (first on {result['device']}), from one timed batch"
+        )
+    lines += [f"{entry['state']:8} {entry['found']}; mend: {entry['mend']}" for entry in result["findings"]]
+    warned = f"{result['warnings'] or 'no'} warning{'' if result['warnings'] == 1 else 's'}"
+    wrong = result["wrong"]
+    return "\n".join([*lines, f"{wrong or 'Nothing'} {'are' if wrong > 1 else 'is'} wrong, {warned}"])
+
+
+def _percentiles(points: dict[str, int]) -> list[str]:
+    return [f"{point} %" if point.isdigit() else point for point in points]
+
+
+def share(value: float) -> str:
+    """A part of a whole: 81.5%, 3e-7, none."""
+    if value >= 0.001:
+        return f"{value:.1%}"
+    return f"{value:.0e}".replace("e-0", "e-") if value else "none"
 
 
 def remembered(result: dict[str, Any]) -> str:

@@ -98,10 +98,13 @@ class TestAnswers:
         assert (answer.code, json.loads(answer.out)["params"]) == (0, 6_573_849)
 
     @pytest.mark.filterwarnings("ignore:distutils:DeprecationWarning")
-    def test_cost_counted_twice(self, genas):
-        answer = genas("cost", "op_subset", "--arch", WINNER, "--counter", "thop", "--json")
-        result = json.loads(answer.out)
-        assert result["thop"]["difference"] == result["thop"]["macs"] - result["macs"]
+    def test_cost_beside_other_counters(self, genas):
+        result = json.loads(genas("cost", "op_subset", "--arch", WINNER, "--compare", "--json").out)
+        assert list(result["compare"]) == ["torch", "thop", "fvcore"]
+        assert result["compare"]["torch"]["macs"] == result["macs"]
+        text = genas("cost", "op_subset", "--arch", WINNER, "--compare").out
+        assert f"{result['compare']['thop']['macs']:,}" in text
+        assert "batch norms, 4 a value" in text
 
     def test_status(self, genas, logs, finished):
         result = json.loads(genas("status", "tiny", "--logs", logs, "--json").out)
@@ -207,7 +210,7 @@ WRONG = {
     "architecture of two stages too few": ("cost davidnet --arch 128-max", "a word for each of three stages"),
     "architecture too short": ("cost op_subset --arch 111000", "5 layers of 6 digits"),
     "architecture with an empty layer": (f"cost op_subset --arch {'0' * 30}", "layer 1 applies no"),
-    "unknown counter": (f"cost op_subset --arch {'1' * 30} --counter top", "'top'"),
+    "a counter by its name": (f"cost op_subset --arch {'1' * 30} --counter thop", "--counter"),
     "unknown command": ("genrate {recipe}", "genrate"),
     "unknown option": ("generate {recipe} --architectures 3", "--architectures"),
     "unknown override": ("generate {recipe} --set generate.architecture=3", "Did you mean 'architectures'"),

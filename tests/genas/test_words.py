@@ -132,8 +132,11 @@ def test_costs():
     text = costs(result)
     assert f"macs        {result['macs']:>12,}" in text
     assert CONVENTION in text
-    thop = {"macs": 10, "difference": -3, "convention": "otherwise"}
-    assert "thop counts 10 (-3): otherwise" in costs({**result, "thop": thop})
+    other = {"macs": 1010, "params": 7, "differences": {"norms": 1000}, "unexplained": 0}
+    lines = costs({**result, "compare": {"other": other}}).splitlines()
+    assert "  other                  1,010              7  +1,000 norms" in lines
+    assert lines[7].split() == ["genas", f"{result['macs']:,}", f"{result['params']:,}"]
+    assert "+1,000 norms; -3 unexplained" in costs({**result, "compare": {"other": other | {"unexplained": -3}}})
 
 
 def test_planned():

@@ -1,14 +1,44 @@
 """What every space keeps, whatever its kind."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
-from supernet import COST_NAMES, Architecture, DavidNet, InputError, OpSubset, graph_costs, sample_distinct
+from supernet import (
+    COST_NAMES,
+    Architecture,
+    DavidNet,
+    InputError,
+    OpSubset,
+    SearchSpace,
+    architectures,
+    graph_costs,
+    sample_distinct,
+)
 from supernet.space import check_limits
 from supernet.spaces import SPACES, make_space
+from tests.supernet.ladder import Ladder, every_row
 from tests.supernet.spaces import spaces, spaces_with_architecture
+
+DROP_DEAD_PARTS = {"nasbench201"}
+"""Spaces whose representative lacks operations that change nothing, so that its graph is another."""
+
+
+def every_kind():
+    """Small spaces of every kind, and one with options that mean nothing in some rows."""
+    return st.one_of(spaces(), st.builds(Ladder, rungs=st.integers(1, 4), width=st.integers(1, 3)))
+
+
+def small():
+    """Those of which every row can be looked at."""
+    return every_kind().filter(lambda space: math.prod(space.cardinalities) <= 1500)
+
+
+seeds = st.integers(0, 2**32)
 
 
 @given(spaces_with_architecture())
@@ -107,3 +137,93 @@ def test_the_spaces_are_known_by_the_kind_of_their_settings():
 def test_an_unknown_space_names_the_nearest():
     with pytest.raises(InputError, match=r"space 'opsubset' is unknown; known: .*Did you mean 'op_subset'"):
         make_space({"kind": "opsubset"})
+
+
+@given(every_kind(), seeds)
+def test_the_representative_belongs_to_the_space_and_stands_for_itself(space, seed):
+    rows = space.sample(20, np.random.default_rng(seed))
+    before = rows.copy()
+    canonical = space.canonical(rows)
+    assert (rows == before).all()  # what is given stays as it was
+    assert (canonical.shape, canonical.dtype) == (rows.shape, np.int8)
+    assert space.is_valid(canonical).all()
+    assert (space.canonical(canonical) == canonical).all()
+    own, other = space.costs(rows), space.costs(canonical)
+    assert all((other[name] <= own[name]).all() for name in COST_NAMES)
+    if space.kind not in DROP_DEAD_PARTS:
+        for one, same in zip(architectures(space, rows), architectures(space, canonical), strict=True):
+            assert space.graph(one).digest() == space.graph(same).digest()
+
+
+@given(every_kind(), seeds)
+def test_another_form_of_a_row_has_the_same_representative(space, seed):
+    random = np.random.default_rng(seed)
+    rows = space.sample(20, random)
+    for other in (space.disguise(rows, random), space.disguise(space.canonical(rows), random)):
+        assert (other.shape, other.dtype) == (rows.shape, np.int8)
+        assert space.is_valid(other).all()
+        assert (space.canonical(other) == space.canonical(rows)).all()
+
+
+@given(every_kind(), seeds)
+def test_the_text_of_a_row_leads_to_its_representative(space, seed):
+    rows = space.sample(10, np.random.default_rng(seed))
+    again = np.concatenate([space.parse(space.format(one)).row() for one in architectures(space, rows)])
+    assert (space.canonical(again) == space.canonical(rows)).all()
+
+
+@given(every_kind(), seeds, st.sampled_from((0.5, 1.0, 3.0)))
+def test_mutants_are_valid_and_of_the_shape_of_their_parents(space, seed, changes):
+    random = np.random.default_rng(seed)
+    rows = space.sample(30, random)
+    mutants = space.mutate(rows, random, changes)
+    assert (mutants.shape, mutants.dtype) == (rows.shape, np.int8)
+    assert space.is_valid(mutants).all()
+    if max(space.cardinalities) > 1 and space.size > 2:
+        assert any((space.mutate(rows, random, changes) != rows).any() for _ in range(20))
+
+
+@given(every_kind(), seeds)
+def test_children_are_valid_and_have_their_choices_from_their_parents(space, seed):
+    random = np.random.default_rng(seed)
+    first, second = space.sample(30, random), space.sample(30, random)
+    children = space.crossover(first, second, random)
+    assert (children.shape, children.dtype) == (first.shape, np.int8)
+    assert space.is_valid(children).all()
+    if type(space).disguise is SearchSpace.disguise:
+        assert ((children == first) | (children == second)).all()
+
+
+@given(every_kind(), seeds)
+def test_neighbours_are_every_valid_row_that_differs_in_one_choice(space, seed):
+    row = space.sample(1, np.random.default_rng(seed))[0]
+    around = space.neighbours(row)
+    assert around.shape == (len(around), len(row))
+    assert ((around != row).sum(axis=1) == 1).all()
+    assert space.is_valid(around).all()
+    assert len(np.unique(around, axis=0)) == len(around)
+    expected = 0
+    for place, count in enumerate(space.cardinalities):
+        changed = np.tile(row, (count, 1))
+        changed[:, place] = np.arange(count)
+        expected += int(space.is_valid(changed).sum()) - 1
+    assert len(around) == expected
+
+
+@given(small())
+def test_the_size_is_the_number_of_texts(space):
+    rows = every_row(space)
+    texts = {space.format(one) for one in architectures(space, rows)}
+    assert space.size == len(texts)
+    assert len(np.unique(space.canonical(rows), axis=0)) <= space.size
+
+
+@given(small().filter(lambda space: space.size > 1), seeds)
+def test_samples_come_with_the_chances_that_the_space_says(space, seed):
+    rows = every_row(space)
+    weights = np.exp(space.log_density(rows))
+    assert weights.shape == (len(rows),)
+    index = {row.tobytes(): place for place, row in enumerate(rows)}
+    drawn = space.sample(20 * len(rows), np.random.default_rng(seed))
+    observed = np.bincount([index[row.tobytes()] for row in drawn], minlength=len(rows))
+    assert chisquare(observed, len(drawn) * weights / weights.sum()).pvalue > 1e-6
