@@ -254,9 +254,7 @@ def evaluate(
 
 @app.command()
 def cost(
-    source: Annotated[
-        str, typer.Argument(metavar="SPACE|CONFIG", help="A space, op_subset or davidnet, or as for run.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="SPACE|CONFIG", help="A space, by name or file, or as for run.")],
     arch: Annotated[str, typer.Option("--arch", help="The architecture, as status and reports print it.")],
     compare: Annotated[
         bool, typer.Option("--compare", help="Count as torch, thop and fvcore do besides, and say why they differ.")
@@ -277,22 +275,21 @@ def cost(
 
 @space_app.command()
 def lint(
-    source: Annotated[
-        str, typer.Argument(metavar="SPACE|CONFIG", help="A space, op_subset or davidnet, or as for run.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="SPACE|CONFIG", help="A space, by name or file, or as for run.")],
     overrides: Overrides = None,
     logs: Logs = "logs",
     as_json: Json = False,
 ) -> None:
     """Size, costs, what the limits leave, hours of labels, and options that do nothing, before anything is trained."""
-    from genas.costing import find_space
+    from genas.config import load_space
     from genas.linting import exit_code, lint_run
     from genas.linting import lint as question
+    from genas.space_files import is_space
     from genas.words import linted
-    from supernet.spaces import SPACES
 
-    if source in SPACES:
-        result = question(find_space(source, overrides or [], logs))
+    if is_space(source):
+        alone = load_space(source, overrides or [])
+        result = question(alone.space, alone.limits)
     else:
         result = lint_run(_load(source, overrides, logs))
     _answer(result, as_json, linted(result))

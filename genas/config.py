@@ -134,6 +134,18 @@ def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path
     return Run(folder=Path(logs) / check_name(settings.name or name), settings=settings)
 
 
+def load_space(source: str, overrides: Iterable[str] = ()) -> RunSettings:
+    """Settings of a space's name or file alone, otherwise the defaults; ``space.`` may be left out of overrides.
+
+    Raises:
+        InputError: as :func:`load_run`.
+    """
+    whole = [text if text.partition("=")[0].strip().partition(".")[0] in RunSettings.model_fields else f"space.{text}"
+             for text in overrides]  # fmt: skip
+    document, rest = with_base(Document({"space": source}, source, {}), whole, Path())
+    return validate(RunSettings, override(document, rest))
+
+
 def override(document: Document, overrides: Iterable[str]) -> Document:
     """A recipe with ``key=value`` texts applied; defaults of lists are those of the space that it has with them."""
     overrides = list(overrides)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from supernet import ArchGraph, Architecture, SearchSpace, graph_costs
-from supernet.spaces import AnySpace, space_class
+from supernet.spaces import AnySpace
 
 CONVENTION = (
     "macs: multiply-accumulates of convolutions and linear weights for one image; "
@@ -36,31 +35,14 @@ def cost(space: SearchSpace, architecture: Architecture, compare: bool = False) 
 
 
 def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -> AnySpace:
-    """The space of that name or file with overrides ``space.KEY=VALUE``, or that of a recipe or run.
-
-    Raises InputError.
-    """
-    from genas.space_files import defaults, read_space, space_names
-    from genas.yaml_reader import apply_overrides, validate
-
-    if source in space_names() or _is_space(source):
-        bare = [override.removeprefix("space.") for override in overrides]
-        document = read_space(source, Path(), source)
-        choosing = [override for override in bare if override.partition("=")[0].strip() == "kind"]
-        chosen = space_class(apply_overrides(document, choosing).value)
-        return validate(chosen, apply_overrides(document, bare, defaults(chosen)))
-    from genas.config import load_run
+    """The space of that name or file, or that of a recipe or run, with overrides. Raises InputError."""
+    from genas.config import load_run, load_space
+    from genas.space_files import is_space
     from genas.stages import resolve_space
 
+    if is_space(source):
+        return load_space(source, overrides).space
     return resolve_space(load_run(source, overrides, logs)).settings.space
-
-
-def _is_space(source: str) -> bool:
-    """Whether a file holds the settings of a space, and not a recipe."""
-    from genas.yaml_reader import read_yaml_file
-
-    path = Path(source)
-    return path.suffix in (".yml", ".yaml") and path.is_file() and "kind" in read_yaml_file(path).value
 
 
 def _compare(graph: ArchGraph, macs: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supernet import COST_NAMES, ArchGraph, Choices, SearchSpace, architectures, feasible_share
+from supernet.moves import redraw
 from supernet.operations import node_costs
 from supernet.sampling import feasible, up_to
 from supernet.settings import UnavailableError
@@ -145,16 +146,24 @@ def _shape(space: SearchSpace, rows: Choices, random: np.random.Generator) -> tu
         own = float((space.canonical(forms) == forms).all(axis=1).mean())
         distinct = {"share": own, "networks": None, "exact": False}
     findings = []
-    if invalid > 0.9:
+    stuck = 1 - float(space.is_valid(_changed(rows, counts, random)).mean())
+    if stuck > 0.9:
         findings.append(
             Finding(
                 "warning",
-                f"{invalid:.1%} of the rows of options are invalid",
+                f"{stuck:.1%} of single changes lead to an invalid row",
                 "most mutations leave a row as it was: choose options so that more go together, or give the space a "
                 "mutate of its own",
             )
         )
     return {"size": space.size, "rows": number, "invalid_share": invalid, "distinct": distinct}, findings
+
+
+def _changed(rows: Choices, counts: tuple[int, ...], random: np.random.Generator) -> Choices:
+    """Each row with one choice given another option."""
+    where = np.zeros(rows.shape, np.bool_)
+    where[np.arange(len(rows)), random.integers(len(counts), size=len(rows))] = True
+    return redraw(rows, where, counts, random)
 
 
 def _quantiles(space: SearchSpace, name: str, values: NDArray[np.int64]) -> dict[str, int]:

@@ -19,6 +19,13 @@ def space_names() -> list[str]:
     return [*SPACES, *sorted({path.stem for path in _FILES.glob("*.yml")} - SPACES.keys())]
 
 
+def is_space(source: str) -> bool:
+    """Whether a text names a space, or a file with the settings of one, and not a recipe."""
+    path = Path(source)
+    is_file = path.suffix in (".yml", ".yaml") and path.is_file()
+    return source in space_names() or (is_file and "kind" in read_yaml_file(path).value)
+
+
 def read_space(name: str, folder: Path, place: str) -> Document:
     """The settings that a space's name, or a file of settings, stands for.
 

@@ -159,7 +159,7 @@ def test_a_space_of_a_recipe_has_the_classes_of_its_images(recipe, tmp_path):
     [
         ("op_subsets", [], "neither a recipe file"),
         ("davidnets", [], "neither a recipe file"),
-        ("davidnet", ["layers=3"], "unknown key 'layers'"),
+        ("davidnet", ["layers=3"], "unknown key .*layers"),
         ("davidnet", ["input_size=7"], "at least 8"),
         ("op_subset", ["kind=davidnett"], "Did you mean 'davidnet'"),
         ("op_subset", ["clases=10"], "Did you mean 'classes'"),

@@ -167,7 +167,9 @@ def test_a_head_that_outweighs_what_is_chosen():
 
 
 def test_invalid_rows():
-    assert found(lint(Odd(switch=1)), "invalid") == "95.8% of the rows of options are invalid"
+    result = lint(Odd(switch=1))
+    assert result["invalid_share"] == pytest.approx(23 / 24)
+    assert found(result, "invalid") == "100.0% of single changes lead to an invalid row"
 
 
 def limited(space, share_, name="macs"):
