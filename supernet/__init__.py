@@ -3,6 +3,7 @@
 Networks (torch) are in :mod:`supernet.network`, stand-alone source in :mod:`supernet.export`.
 """
 
+from supernet.darts import Darts
 from supernet.davidnet import DavidNet
 from supernet.graph import ArchGraph, Node
 from supernet.op_subset import OpSubset
@@ -18,6 +19,7 @@ __all__ = [
     "Architecture",
     "Choices",
     "Costs",
+    "Darts",
     "DavidNet",
     "InputError",
     "LabelRow",
