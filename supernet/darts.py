@@ -174,7 +174,8 @@ class Darts(SearchSpace):
         column = COST_NAMES.index(cost)
         for node, table in enumerate(self._cost_tables[1]):
             shape = self.cardinalities[3 * node : 3 * node + 3]
-            row += np.unravel_index(table[:, column].argmin(), shape)  # what a node costs does not depend on the others
+            # What a node costs does not depend on the others.
+            row += [int(option) for option in np.unravel_index(table[:, column].argmin(), shape)]
         return architectures(self, self.canonical(np.asarray([row], dtype=np.int8)))[0]
 
     def parse(self, text: str) -> Architecture:

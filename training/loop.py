@@ -264,9 +264,9 @@ class TrainingState:
         """One step of training; no value is read on the host."""
         recipe, scale = self._recipe, self._scale
         self._optimizer.zero_grad()
-        scaled = [None] * self._pieces if factors is None else factors.chunk(self._pieces, dim=1)
-        parts = zip(images.chunk(self._pieces), labels.chunk(self._pieces), scaled, strict=True)
-        for part, part_labels, part_factors in parts:
+        parts = images.chunk(self._pieces)
+        scaled = [None] * len(parts) if factors is None else factors.chunk(self._pieces, dim=1)
+        for part, part_labels, part_factors in zip(parts, labels.chunk(self._pieces), scaled, strict=True):
             with _autocast(recipe, self._device):
                 scores, second = scores_of(self._network, part, self._head, part_factors)
             loss = F.cross_entropy(scores.float(), part_labels, label_smoothing=recipe.label_smoothing)

@@ -77,8 +77,8 @@ def scores_of(
     Args:
         factors: of each term that may be dropped, (terms, images); None drops nothing.
     """
-    core = _core(network)
-    if core is None or (head is None and factors is None):
+    core = None if head is None and factors is None else _core(network)
+    if core is None:
         return network(images), None
     seen: list[Tensor] = []
     if head is not None:

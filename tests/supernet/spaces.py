@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from supernet import Architecture, DavidNet, OpSubset
+from supernet import Architecture, Darts, DavidNet, OpSubset
 from supernet.op_subset import LayerSettings
 
 OPERATION_NAMES = ("skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5")
@@ -53,9 +53,25 @@ def davidnet_spaces(draw):
     )
 
 
+@st.composite
+def darts_spaces(draw):
+    """Thin ``darts`` spaces of few cells and pixels, odd input sizes among them."""
+    return Darts(
+        input_size=draw(st.sampled_from((4, 5, 8))),
+        input_channels=draw(st.integers(1, 4)),
+        classes=draw(st.integers(2, 12)),
+        cells=draw(st.sampled_from((3, 4))),
+        channels=draw(st.integers(2, 4)),
+        stem_multiplier=draw(st.integers(1, 3)),
+        nodes=draw(st.sampled_from((1, 2, 4))),
+        operations=draw(some("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5",
+                             "sep_conv_7x7", "dil_conv_3x3", "dil_conv_5x5")),
+    )  # fmt: skip
+
+
 def spaces():
     """Small spaces of every kind."""
-    return st.one_of(op_subset_spaces(), davidnet_spaces())
+    return st.one_of(op_subset_spaces(), davidnet_spaces(), darts_spaces())
 
 
 @st.composite
