@@ -53,7 +53,8 @@ def auxiliary_head(network: nn.Module, seed: int, device: torch.device) -> Auxil
         torch.manual_seed(seed)
         head = AuxiliaryHead(node.integer("out"), node.integer("resolution"), core.output.integer("out"))
     speed_up(head)
-    head.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type != "cpu":  # fake tensors, with which memory is estimated, cannot be moved
+        head.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return head.train()
 
 
