@@ -51,7 +51,22 @@ def resolve(run: Run, splits: Sequence[SplitName] = ("train", "validation")) -> 
         if key in space.model_fields_set and getattr(space, key) != value:
             raise InputError(f"space.{key} is {getattr(space, key)}, but {info.source} has {value}; leave it out")
     resolved = type(space).model_validate({**space.model_dump(exclude_unset=True), **found})
-    return Run(folder=run.folder, settings=run.settings.model_copy(update={"space": resolved})), info
+    settings = run.settings.model_copy(update={"space": resolved})
+    _check_auxiliary(settings)
+    return Run(folder=run.folder, settings=settings), info
+
+
+def _check_auxiliary(settings: RunSettings) -> None:
+    """Raises InputError, before a training is begun, for a recipe with an auxiliary head that no network has room for."""
+    recipes = {"generate": settings.generate.recipe, "retrain": settings.retrain.recipe or settings.generate.recipe}
+    asking = [stage for stage, recipe in recipes.items() if recipe.auxiliary]
+    if asking:
+        graph = settings.space.graph(settings.space.cheapest("macs"))
+        if not any(node.get("auxiliary") for node in graph.nodes):
+            raise InputError(
+                f"{asking[0]}.recipe.auxiliary: networks of space {settings.space.name!r} mark no place for an auxiliary "
+                f"head; leave it out, or mark a node with the attribute 'auxiliary'"
+            )
 
 
 def resolve_space(run: Run) -> Run:

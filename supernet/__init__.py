@@ -3,6 +3,7 @@
 Networks (torch) are in :mod:`supernet.network`, stand-alone source in :mod:`supernet.export`.
 """
 
+from supernet.darts import Darts
 from supernet.davidnet import DavidNet
 from supernet.families import Families
 from supernet.graph import ArchGraph, Node
@@ -19,6 +20,7 @@ __all__ = [
     "Architecture",
     "Choices",
     "Costs",
+    "Darts",
     "DavidNet",
     "Families",
     "InputError",

@@ -87,8 +87,17 @@ def node_names(graph: ArchGraph) -> list[str]:
 class Network(nn.Module):
     """The network of a graph: images (batch, channels, side, side) to what its last node gives.
 
+    Attributes:
+        total: how the inputs of a sum are added.
+        branch: what the terms of a sum go through first, in the order of the steps; None is nothing. Not those that
+            hold nothing to calculate, nor shortcuts, which are read elsewhere too.
+        branches: how many terms that are.
+        tap: is called with what the node marked by the attribute ``auxiliary`` gives.
+        marked: that node; None where there is none.
+        output: the last node.
+
     Raises:
-        InputError: an operation that cannot be built, or a graph without one input and one output.
+        InputError: an operation that cannot be built, a graph without one input and one output, two marked nodes.
     """
 
     def __init__(self, graph: ArchGraph) -> None:
@@ -113,23 +122,53 @@ class Network(nn.Module):
                     modules.append(kind(*arguments, **options))
                 self.add_module(names[position], nn.Sequential(*modules))
             self._steps.append((names[position], node.op, feeds))
-        self._input, self._output = names[inputs[0]], names[outputs.pop()]
-        self.total: Callable[[list[Tensor]], Tensor] = _total  # how the inputs of a sum are added
+        self.output = graph.nodes[max(outputs)]
+        self._input, self._output = names[inputs[0]], names[max(outputs)]
+        marked = [position for position, node in enumerate(graph.nodes) if node.get("auxiliary")]
+        if len(marked) > 1:
+            raise InputError(f"network: {len(marked)} nodes have the attribute 'auxiliary'; expected at most one")
+        self.marked = graph.nodes[marked[0]] if marked else None
+        self._marked = names[marked[0]] if marked else ""
+        self._branches = _branches(graph, names)
+        self.branches = len(self._branches)
+        self.total: Callable[[list[Tensor]], Tensor] = _total
+        self.branch: Callable[[Tensor], Tensor] | None = None
+        self.tap: Callable[[Tensor], object] | None = None
         self._last_use = {feed: name for name, _, feeds in self._steps for feed in feeds}
 
     def forward(self, images: Tensor) -> Tensor:
         values = {self._input: images}
         for name, op, feeds in self._steps:
             if op == "sum":
-                values[name] = self.total([values[feed] for feed in feeds])
+                terms = [values[feed] for feed in feeds]
+                if self.branch is not None:
+                    own = self._branches
+                    terms = [
+                        self.branch(term) if feed in own else term for feed, term in zip(feeds, terms, strict=True)
+                    ]
+                values[name] = self.total(terms)
             elif op == "concat":
                 values[name] = torch.cat([values[feed] for feed in feeds], dim=1)
             else:
                 values[name] = self.get_submodule(name)(values[feeds[0]])
+            if self.tap is not None and name == self._marked:
+                self.tap(values[name])
             for feed in feeds:  # in evaluation nothing else keeps a tensor alive
                 if self._last_use[feed] == name:
                     values.pop(feed, None)
         return values[self._output]
+
+
+def _branches(graph: ArchGraph, names: list[str]) -> set[str]:
+    """The nodes that calculate something for one sum alone."""
+    readers: dict[int, list[int]] = {}
+    for start, end in graph.edges:
+        readers.setdefault(start, []).append(end)
+    return {
+        names[start]
+        for start, (first, *more) in readers.items()
+        if not more and graph.nodes[first].op == "sum" and layers(graph.nodes[start])
+    }
 
 
 def _total(terms: list[Tensor]) -> Tensor:

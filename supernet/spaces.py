@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
 
 from pydantic import Discriminator, Tag
 
+from supernet.darts import Darts
 from supernet.davidnet import DavidNet
 from supernet.families import Families
 from supernet.op_subset import OpSubset
@@ -22,7 +23,7 @@ def kind(settings: object) -> str:
     return str(getattr(settings, "kind", "op_subset"))
 
 
-_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, Families, Stages)
+_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, Darts, Families, Stages)
 """Every space. A new one is entered here."""
 
 SPACES: dict[str, type[SearchSpace]] = {space.model_fields["kind"].default: space for space in _CLASSES}

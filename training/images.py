@@ -50,10 +50,10 @@ def load_split(info: DataInfo, name: SplitName) -> Split:
     return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
 
-def stream(seed: int, key: str, epoch: int | str) -> torch.Generator:
+def stream(seed: int, key: str, epoch: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Randomness of one epoch: a function of run seed, architecture and epoch, so nothing of it is saved."""
     digest = hashlib.blake2b(f"{seed}/{key}/{epoch}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from supernet import InputError
 from training.checkpoint import Checkpoint, Checkpoints
 from training.data import Normalisation
-from training.images import Split, evaluation_batches, training_batches, whitening_filters
+from training.images import Split, evaluation_batches, stream, training_batches, whitening_filters
 from training.kernels import speed_up
 from training.optimizers import Average, Optimizer
-from training.recipe import Recipe, ema_decay, learning_rate
+from training.recipe import Recipe, drop_chance, ema_decay, learning_rate
 from training.recording import RecordedStep
+from training.regularisation import auxiliary_head, branches, kept, scores_of
 
 _LOG_EVERY = 20
 """Steps between two looks at the loss."""
@@ -105,6 +106,7 @@ def train(
 
     Raises:
         DivergedError: the loss was not finite at one of the regular looks.
+        InputError: the recipe asks for what this network has no place for.
         StoppedError: ``stop`` answered True; a checkpoint was written first.
         UnavailableError: a checkpoint cannot be written.
     """
@@ -120,7 +122,7 @@ def train(
     size = min(recipe.batch_size, len(training))
     steps_per_epoch = max(1, len(training) // size)
     total = recipe.epochs * steps_per_epoch
-    state = TrainingState(network, recipe, device, pieces)
+    state = TrainingState(network, recipe, device, pieces, seed)
     at = _Position()
     saved = None if checkpoints is None else checkpoints.newest()
     if checkpoints is not None and saved is not None:
@@ -152,7 +154,7 @@ def train(
         batches = training_batches(training, recipe, normalisation, seed, key, at.epoch, at.step_in_epoch)
         numbers = state.numbers(range(at.step, (at.epoch + 1) * steps_per_epoch), steps_per_epoch)
         for (images, labels), (rate, ema) in zip(batches, numbers, strict=True):
-            step(images, labels, rate, ema)
+            step(images, labels, rate, ema, *state.factors(len(images), at.epoch, seed, f"{key}/{at.step}"))
             at.step += 1
             at.step_in_epoch += 1
             if at.step % _LOG_EVERY == 0:
@@ -228,9 +230,12 @@ class TrainingState:
         sums: of the loss and of correct answers over the images of the epoch so far, (2,), float64.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, pieces: int) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, pieces: int, seed: int = 0) -> None:
         self._network, self._recipe, self._device, self._pieces = network, recipe, device, pieces
-        self._optimizer = Optimizer(network, recipe)
+        self._head = auxiliary_head(network, seed, device) if recipe.auxiliary else None
+        self._learnt = network if self._head is None else nn.ModuleList([network, self._head])
+        self._branches = branches(network) if recipe.drop_path else 0
+        self._optimizer = Optimizer(self._learnt, recipe)
         self._average = Average(network) if recipe.ema else None
         self._averaged = False
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -245,15 +250,31 @@ class TrainingState:
         table = torch.tensor([rates, weights]).to(self._device)
         return list(zip(table[0], table[1], strict=True))
 
-    def step(self, images: Tensor, labels: Tensor, rate: Tensor, ema: Tensor) -> None:
+    def factors(self, images: int, epoch: int, seed: int, key: str) -> tuple[Tensor, ...]:
+        """What :meth:`step` multiplies the terms of sums by, as its last argument; none where nothing is dropped.
+
+        Drawn outside of the step, which is recorded, and a function of seed and key, so that nothing of it is saved.
+        """
+        if not self._branches:
+            return ()
+        generator = stream(seed, key, "drop path", self._device)
+        return (kept(self._branches, images, drop_chance(self._recipe, epoch), generator),)
+
+    def step(self, images: Tensor, labels: Tensor, rate: Tensor, ema: Tensor, factors: Tensor | None = None) -> None:
         """One step of training; no value is read on the host."""
         recipe, scale = self._recipe, self._scale
         self._optimizer.zero_grad()
-        for part, part_labels in zip(images.chunk(self._pieces), labels.chunk(self._pieces), strict=True):
+        parts = images.chunk(self._pieces)
+        scaled = [None] * len(parts) if factors is None else factors.chunk(self._pieces, dim=1)
+        for part, part_labels, part_factors in zip(parts, labels.chunk(self._pieces), scaled, strict=True):
             with _autocast(recipe, self._device):
-                scores = self._network(part)
+                scores, second = scores_of(self._network, part, self._head, part_factors)
             loss = F.cross_entropy(scores.float(), part_labels, label_smoothing=recipe.label_smoothing)
-            share = loss * (len(part) / len(images)) if self._pieces > 1 else loss
+            whole = loss
+            if second is not None:
+                extra = F.cross_entropy(second.float(), part_labels, label_smoothing=recipe.label_smoothing)
+                whole = loss + recipe.auxiliary * extra
+            share = whole * (len(part) / len(images)) if self._pieces > 1 else whole
             (share if scale is None else share * scale).backward()  # type: ignore[no-untyped-call]
             correct = (scores.argmax(dim=1) == part_labels).sum()
             self.sums += torch.stack([loss.detach() * len(part_labels), correct])
@@ -263,7 +284,7 @@ class TrainingState:
                 self._optimizer.gradients(), self._overflow, scale.double().reciprocal().float()
             )
         if recipe.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self._network.parameters(), recipe.gradient_clip)
+            nn.utils.clip_grad_norm_(self._learnt.parameters(), recipe.gradient_clip)
         self._optimizer.step(rate, None if scale is None else self._overflow)
         if scale is not None:
             torch._amp_update_scale_(scale, self._grown, self._overflow, 2.0, 0.5, _SCALE_STEPS)
@@ -285,6 +306,8 @@ class TrainingState:
         groups = {"network": self._network.state_dict(), "optimizer": self._optimizer.state(), "own": self._own()}
         if self._average is not None:
             groups["average"] = self._average.state()
+        if self._head is not None:
+            groups["auxiliary"] = self._head.state_dict()
         return {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
 
     def restore(self, saved: Checkpoint) -> _Position:
@@ -297,6 +320,8 @@ class TrainingState:
         self._optimizer.load_state(groups.get("optimizer", {}))
         if self._average is not None:
             self._average.load_state(groups["average"])
+        if self._head is not None:
+            self._head.load_state_dict(groups["auxiliary"])
         for name, own in self._own().items():
             own.copy_(groups["own"][name])
         content = dict(saved.content)

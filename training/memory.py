@@ -85,7 +85,7 @@ def trace_peak(network: nn.Module, channels: int, side: int, recipe: Recipe, bat
         state = TrainingState(fake.train(), recipe, torch.device("cpu"), pieces=1)
         images = torch.empty(batch, side, side, channels).permute(0, 3, 1, 2)
         labels = torch.zeros(batch, dtype=torch.int64)
-        state.step(images, labels, torch.zeros(()), torch.zeros(()))
+        state.step(images, labels, torch.zeros(()), torch.zeros(()), *state.factors(batch, 0, 0, ""))
         peak: int = alive.peak
     return peak
 

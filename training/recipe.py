@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from supernet import Settings
 
-RecipeName = Literal["reference", "fast", "families", "davidnet"]
+RecipeName = Literal["reference", "fast", "families", "davidnet", "darts"]
 
 RECIPES: dict[RecipeName, dict[str, object]] = {
     # As the networks of the published op_subset space were trained, 300 of them on CIFAR-100.
@@ -57,6 +57,22 @@ RECIPES: dict[RecipeName, dict[str, object]] = {
         "whitening": True,
         "test_time_flip": True,
     },
+    # As the networks of the darts space are trained on CIFAR-10 (Liu et al. 2019).
+    "darts": {
+        "epochs": 600,
+        "batch_size": 96,
+        "learning_rate": 0.025,
+        "nesterov": False,
+        "weight_decay": 3e-4,
+        "decay_all": True,
+        "schedule": "cosine",
+        "warmup": 0.0,
+        "label_smoothing": 0.0,
+        "cutout": 16,
+        "gradient_clip": 5.0,
+        "drop_path": 0.2,
+        "auxiliary": 0.4,
+    },
 }
 """Recipes by name, as differences from the defaults: ``recipe: fast``, or ``recipe: {base: fast, epochs: 10}``."""
 
@@ -90,6 +106,10 @@ class Recipe(Settings):
         ema: decay a step of an exponential moving average of the weights, which then are what is measured and
             kept; early steps decay faster. 0 is none.
         gradient_clip: largest norm of the whole gradient; None leaves it alone.
+        drop_path: chance that an operation is left out of the sum that it feeds, for each image anew (Larsson et al.
+            2017); it rises linearly over the epochs from zero to this. The others count for more in its place.
+        auxiliary: weight of the loss of a second head, on the node that the space marks for it (Szegedy et al.
+            2015); 0 is none. The head is in training alone: no part of the network, its weights or its costs.
         precision: arithmetic of the forward pass. ``bfloat16`` and ``float16`` are automatic mixed precision:
             weights, norms' statistics and the loss stay float32; ``float16`` scales the loss.
         validate_every: epochs between two looks at the validation split; the last is always looked at.
@@ -121,6 +141,8 @@ class Recipe(Settings):
     whitening: bool = False
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    auxiliary: Annotated[float, Field(ge=0, le=10)] = 0.0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     validate_every: Annotated[int, Field(ge=1)] = 1
     test_time_flip: bool = False
@@ -153,3 +175,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 def ema_decay(recipe: Recipe, step: int) -> float:
     """The decay of the weights' average at one step, counted from 0: the first steps are soon forgotten."""
     return min(recipe.ema, (1 + step) / (10 + step))
+
+
+def drop_chance(recipe: Recipe, epoch: int) -> float:
+    """The chance of an operation to be dropped in one epoch, counted from 0."""
+    return recipe.drop_path * epoch / recipe.epochs

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from supernet import DavidNet, Families, OpSubset, architectures
+from supernet import Darts, DavidNet, Families, OpSubset, architectures
 from supernet.op_subset import LayerSettings
 from supernet.stages import Stages
 
@@ -117,9 +117,25 @@ def families_spaces(draw):
     )
 
 
+@st.composite
+def darts_spaces(draw):
+    """Thin ``darts`` spaces of few cells and pixels, odd input sizes among them."""
+    return Darts(
+        input_size=draw(st.sampled_from((4, 5, 8))),
+        input_channels=draw(st.integers(1, 4)),
+        classes=draw(st.integers(2, 12)),
+        cells=draw(st.sampled_from((3, 4))),
+        channels=draw(st.integers(2, 4)),
+        stem_multiplier=draw(st.integers(1, 3)),
+        nodes=draw(st.sampled_from((1, 2, 4))),
+        operations=draw(some("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5",
+                             "sep_conv_7x7", "dil_conv_3x3", "dil_conv_5x5")),
+    )  # fmt: skip
+
+
 def spaces():
     """Small spaces of every kind."""
-    return st.one_of(op_subset_spaces(), davidnet_spaces(), families_spaces(), stages_spaces())
+    return st.one_of(op_subset_spaces(), davidnet_spaces(), darts_spaces(), families_spaces(), stages_spaces())
 
 
 @st.composite

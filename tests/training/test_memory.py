@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
-from supernet import DavidNet, OpSubset
+from supernet import Darts, DavidNet, OpSubset
 from supernet.network import build_network
+from tests.supernet.test_darts import MIXED
 from training import Recipe
 from training.kernels import speed_up
 from training.loop import TrainingState
@@ -30,7 +31,7 @@ def true_peak(make, recipe, batch, folder):
         state = TrainingState(model.train(), recipe, torch.device("cpu"), pieces=1)
         images, labels = torch.randn(batch, 32, 32, 3).permute(0, 3, 1, 2), torch.zeros(batch, dtype=torch.int64)
         for _ in range(2):
-            state.step(images, labels, torch.zeros(()), torch.zeros(()))
+            state.step(images, labels, torch.zeros(()), torch.zeros(()), *state.factors(batch, 1, 0, ""))
     profiler.export_chrome_trace(str(folder / "trace.json"))
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
     memory = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
@@ -43,6 +44,18 @@ def test_the_estimate_is_the_true_peak(text, tmp_path):
     recipe = Recipe(ema=0.9)
     true = true_peak(lambda: network(text), recipe, 64, tmp_path)
     assert trace_peak(network(text), 3, 32, recipe, 64) == pytest.approx(true, rel=0.02)
+
+
+def test_the_estimate_holds_with_a_second_head_and_dropped_paths(tmp_path):
+    space, recipe = Darts(cells=4, channels=8, input_size=32), Recipe(auxiliary=0.4, drop_path=0.2, gradient_clip=5.0)
+    architecture = space.parse(MIXED)
+
+    def make():
+        return build_network(space.graph(architecture), 0)
+
+    true = true_peak(make, recipe, 64, tmp_path)
+    assert trace_peak(make(), 3, 32, recipe, 64) == pytest.approx(true, rel=0.02)
+    assert trace_peak(make(), 3, 32, Recipe(), 64) < true
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -78,6 +78,8 @@ def test_steps_fall_by_their_factor():
         {"label_smoothing": 1},
         {"crop_padding": -1},
         {"gradient_clip": 0},
+        {"drop_path": 1},
+        {"auxiliary": -0.1},
         {"precision": "float64"},
         {"flip": "sometimes"},
         {"beta1": 1},
