@@ -57,15 +57,15 @@ def resolve(run: Run, splits: Sequence[SplitName] = ("train", "validation")) -> 
 
 
 def _check_auxiliary(settings: RunSettings) -> None:
-    """Raises InputError, before a training is begun, for a recipe with an auxiliary head that no network has room for."""
+    """Raises InputError, before anything is trained, where a recipe wants an auxiliary head and no place is marked."""
     recipes = {"generate": settings.generate.recipe, "retrain": settings.retrain.recipe or settings.generate.recipe}
     asking = [stage for stage, recipe in recipes.items() if recipe.auxiliary]
     if asking:
         graph = settings.space.graph(settings.space.cheapest("macs"))
         if not any(node.get("auxiliary") for node in graph.nodes):
             raise InputError(
-                f"{asking[0]}.recipe.auxiliary: networks of space {settings.space.name!r} mark no place for an auxiliary "
-                f"head; leave it out, or mark a node with the attribute 'auxiliary'"
+                f"{asking[0]}.recipe.auxiliary: networks of space {settings.space.name!r} mark no place for an "
+                f"auxiliary head; leave it out, or mark a node with the attribute 'auxiliary'"
             )
 
 

@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from genas.config import check_name, differences, find_run, load_run, save_settings
+from genas.stages import resolve
 from supernet import DavidNet, InputError, OpSubset
 from supernet.settings import UnavailableError
 
@@ -162,3 +163,12 @@ def test_differences():
     after = {"seed": 0, "data": {"source": "svhn", "root": None}, "limits": {"macs": 5}}
     assert differences(before, after) == ["data.source: digits -> svhn", "limits.macs: None -> 5"]
     assert differences(before, before) == []
+
+
+@pytest.mark.parametrize("stage", ["generate", "retrain"])
+def test_an_auxiliary_head_needs_its_place(stage, recipe, tmp_path):
+    recipe.write_text(f"data: {{source: digits}}\n{stage}: {{recipe: {{auxiliary: 0.4}}}}\n")
+    with pytest.raises(InputError, match=rf"{stage}\.recipe\.auxiliary: networks of space 'op_subset' mark no place"):
+        resolve(load_run(recipe, logs=tmp_path))
+    settings = resolve(load_run(recipe, ["space=darts", "space.cells=3", "space.input_size=8"], tmp_path))[0].settings
+    assert getattr(settings, stage).recipe.auxiliary == 0.4
