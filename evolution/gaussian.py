@@ -11,6 +11,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
@@ -70,7 +71,8 @@ def posterior(own: Array, cross: Array, scores: Array) -> tuple[Array, Array]:
     weights = np.exp(likelihoods[best] - likelihoods[best[0]])
     mean, square = np.zeros(cross.shape[1]), np.zeros(cross.shape[1])
     for weight, place in zip(weights / weights.sum(), best, strict=True):
-        solved = np.linalg.solve(roots[place], _matern(np.tensordot(scales[place], cross, 1)).T)
+        kernel = _matern(np.tensordot(scales[place], cross, 1))
+        solved = solve_triangular(roots[place], kernel.T, lower=True, check_finite=False)
         one = halves[place] @ solved
         mean += weight * one
         square += weight * (one**2 + variances[place] * np.maximum(1 - (solved**2).sum(axis=0), 0))
@@ -79,4 +81,6 @@ def posterior(own: Array, cross: Array, scores: Array) -> tuple[Array, Array]:
 
 def _matern(squares: Array) -> Array:
     root = np.sqrt(5 * squares)
-    return np.asarray((1 + root + root**2 / 3) * np.exp(-root))
+    decay = np.exp(-root)
+    decay *= 1 + root * (1 + root / 3)
+    return decay

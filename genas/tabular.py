@@ -77,7 +77,7 @@ def read_tabular(path: Path) -> Table:
     lines = [rows[number] for number in order]
     skipped = {"arch", "canonical", "idx"}
     columns = {
-        name: np.array([_number(path, number, name, line[column]) for _, line, number in lines])
+        name: _numbers(path, name, [line[column] for _, line, _ in lines], [number for *_, number in lines])
         for column, name in enumerate(header)
         if name not in skipped
     }
@@ -93,11 +93,16 @@ def _check_complete(path: Path, places: NDArray[np.int64], numbers: list[int], s
         raise InputError(f"{path}: expected all {size:,} networks, got {len(places):,}")
 
 
-def _number(path: Path, line: int, name: str, text: str) -> float:
+def _numbers(path: Path, name: str, texts: list[str], lines: list[int]) -> NDArray[np.float64]:
+    values = np.array([_number(text) for text in texts])
+    bad = np.flatnonzero(np.isnan(values))
+    if len(bad):
+        raise InputError(f"{path}:{lines[bad[0]]}: column {name!r}: expected a number, got {texts[int(bad[0])]!r:.40}")
+    return values
+
+
+def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = math.nan
-    if math.isnan(value):
-        raise InputError(f"{path}:{line}: column {name!r}: expected a number, got {text!r:.40}")
-    return value
+        return math.nan
