@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 
@@ -24,20 +23,19 @@ _NOISES = (0.02, 0.1, 0.4)
 _AVERAGED = 5
 
 
-def normal_ranks(values: NDArray[np.floating], reference: NDArray[np.floating] | None = None) -> Array:
-    """Each column's values as normal quantiles of their ranks, ties at their middle, shape as given.
+def normal_ranks(values: Array, reference: Array) -> Array:
+    """Each value as a normal quantile of its rank among others of its column, ties at their middle, shape as given.
 
     Args:
-        values: any numbers but NaN, (rows,) or (rows, columns); infinite ones are the largest or smallest.
-        reference: what they are ranked among, (others, columns); themselves where left out.
+        values: any numbers but NaN, (rows, columns); infinite ones are the largest or smallest.
+        reference: what they are ranked among, (others, columns).
     """
-    if reference is None:
-        return np.asarray(ndtri((rankdata(values, axis=0) - 0.5) / max(len(values), 1)), np.float64)
-    result = np.empty(values.shape)
-    for column, own in enumerate(reference.T):
-        ordered = np.sort(own)
-        middle = sum(np.searchsorted(ordered, values[:, column], side) for side in ("left", "right")) / 2
-        result[:, column] = ndtri(np.clip(middle, 0.5, len(ordered) - 0.5) / len(ordered))
+    result, count = np.empty(values.shape), len(reference)
+    for column, others in enumerate(reference.T):
+        ordered = np.sort(others)
+        below = np.searchsorted(ordered, values[:, column], "left")
+        upto = np.searchsorted(ordered, values[:, column], "right")
+        result[:, column] = ndtri(np.clip((below + upto) / 2, 0.5, count - 0.5) / count)
     return result
 
 

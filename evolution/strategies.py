@@ -6,6 +6,7 @@ Each takes a space, a score, a budget and where to begin, and tells what it paid
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Features: TypeAlias = Callable[[Choices], NDArray[np.float64]]
 _ATTEMPTS = 100
 _ENUMERATED = 20_000
 """A space of no more rows is looked at as a whole."""
+_CANDIDATES = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +233,8 @@ class _Pool:
         self._reference: NDArray[np.float64] | None = None
         self._near = np.empty((2, 0, 0))
         if candidates is None:
-            candidates = (
-                _everything(space) if space.size <= _ENUMERATED else Archive(space, limits).sample(5000, random)
-            )
+            few = math.prod(space.cardinalities) <= _ENUMERATED
+            candidates = _everything(space) if few else Archive(space, limits).sample(_CANDIDATES, random)
         self.add(np.concatenate([paid, candidates]))
 
     def add(self, rows: Choices) -> None:
@@ -274,7 +275,9 @@ class _Pool:
         others = [group[places[known:]] for group in groups]
         far = squared_distances(groups, others)
         self._near = far if known == 0 else np.concatenate([self._near, far], axis=2)
-        mean, deviation = posterior(self._near[:, places], self._near, normal_ranks(scores))
+        mean, deviation = posterior(
+            self._near[:, places], self._near, normal_ranks(scores[:, None], scores[:, None])[:, 0]
+        )
         return np.argsort(-(mean + bonus * deviation), kind="stable")
 
 

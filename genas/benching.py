@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution import STRATEGIES, Strategy, model_strategy
+from evolution.strategies import STRATEGIES, Strategy, model_strategy
 from genas.tabular import COSTS, DATASETS, PROXIES, Table, read_tabular
 from supernet import Choices, InputError, sample_distinct
 from supernet.nasbench201 import indices
