@@ -54,7 +54,7 @@ def posterior(own: Array, cross: Array, scores: Array) -> tuple[Array, Array]:
     Args:
         own: squared distances between scored rows, (groups, scored, scored).
         cross: those from others to them, (groups, rows, scored).
-        scores: of the scored rows, (scored,), at least two of them.
+        scores: of the scored rows, (scored,), at least one.
     """
     center, spread = scores.mean(), max(float(scores.std()), 1e-12)
     target, count = (scores - center) / spread, len(scores)
@@ -63,7 +63,7 @@ def posterior(own: Array, cross: Array, scores: Array) -> tuple[Array, Array]:
     kernels = _matern(np.tensordot(scales, own, 1)) + noises[:, None, None] * np.eye(count)
     roots = np.linalg.cholesky(kernels)
     halves = np.linalg.solve(roots, np.broadcast_to(target[:, None], (len(grid), count, 1)))[..., 0]
-    variances = (halves**2).mean(axis=1)
+    variances = np.maximum((halves**2).mean(axis=1), 1e-12)  # equal scores: what is far is the least certain
     likelihoods = -count / 2 * np.log(variances) - np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
     best = np.argsort(-likelihoods, kind="stable")[:_AVERAGED]
     weights = np.exp(likelihoods[best] - likelihoods[best[0]])

@@ -71,14 +71,17 @@ class Strategy(Protocol):
             limits: largest allowed value of each cost named.
 
         Raises:
-            InputError: a limit that no architecture keeps, or a score that is not one finite number each.
+            InputError: a budget below 1, a limit that no architecture keeps, or a score that is not one finite number
+                each.
         """
 
 
 class _Payments:
     """What was paid for so far, through the one gate that lets nothing pass twice."""
 
-    def __init__(self, space: SearchSpace, score: Score, limits: dict[str, int] | None) -> None:
+    def __init__(self, space: SearchSpace, score: Score, budget: int, limits: dict[str, int] | None) -> None:
+        if budget < 1:
+            raise InputError(f"budget: expected at least 1 architecture to pay for, got {budget}")
         self.archive = Archive(space, limits or {})
         self._score = score
         self.rows: Choices = np.empty((0, len(space.cardinalities)), np.int8)
@@ -107,7 +110,7 @@ def random_strategy(
     limits: dict[str, int] | None = None,
 ) -> Trace:
     """Whatever ``first`` has, then random architectures. See :class:`Strategy`."""
-    payments = _Payments(space, score, limits)
+    payments = _Payments(space, score, budget, limits)
     payments.pay(payments.archive.begin(first, budget, random))
     return payments.trace()
 
@@ -124,7 +127,7 @@ def evolution_strategy(
     parents: int = 5,
 ) -> Trace:
     """(mu + lambda) evolution as :func:`evolution.evolve` does it, in small generations. See :class:`Strategy`."""
-    payments = _Payments(space, score, None)
+    payments = _Payments(space, score, budget, None)
     settings = SearchSettings(population=population, parents=parents, queries=budget, keep=1)
     evolve(space, payments.pay, limits or {}, settings, random, first)
     return payments.trace()
@@ -149,7 +152,7 @@ def aging_strategy(
         population: architectures alive.
         sample: how many of them, at random, the parent is the best of.
     """
-    payments = _Payments(space, score, limits)
+    payments = _Payments(space, score, budget, limits)
     payments.pay(payments.archive.begin(first, min(population, budget), random))
     alive = deque(zip(payments.rows, payments.scores, strict=True), maxlen=population)
     while alive and len(payments.archive) < budget:
@@ -197,12 +200,13 @@ def model_strategy(
         batch: how many are paid for between two models.
         bonus: how many standard deviations are added to the mean.
     """
-    payments = _Payments(space, score, limits)
+    payments = _Payments(space, score, budget, limits)
     begun = start if start is not None else 20 if first is None else 10
     payments.pay(payments.archive.begin(first, min(begun, budget), random))
     pool = _Pool(space, limits or {}, features, payments.rows, candidates, random)
     while len(payments.archive) < budget:
-        pool.add(space.neighbours(payments.rows[int(payments.scores.argmax())]))
+        around = space.neighbours(payments.rows[int(payments.scores.argmax())])
+        pool.add(np.concatenate([payments.rows, around]))
         order = pool.ranked(payments.rows, payments.scores, bonus)
         rows = payments.archive.admit(pool.rows[order], min(batch, budget - len(payments.archive)))
         if not len(rows):
