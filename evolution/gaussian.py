@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 
 Array = NDArray[np.float64]
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 _SCALES = (0.7, 1.5, 3.0, 6.0)
 """Length scales, where columns have variance 1 and distance is the root of the mean square over a group's columns."""
@@ -67,17 +69,18 @@ def posterior(own: Array, cross: Array, scores: Array) -> tuple[Array, Array]:
     likelihoods = -count / 2 * np.log(variances) - np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
     best = np.argsort(-likelihoods, kind="stable")[:_AVERAGED]
     weights = np.exp(likelihoods[best] - likelihoods[best[0]])
+    near = cross.astype(np.float32)  # ranks need no more, and most of the time goes here
     mean, square = np.zeros(cross.shape[1]), np.zeros(cross.shape[1])
     for weight, place in zip(weights / weights.sum(), best, strict=True):
-        kernel = _matern(np.tensordot(scales[place], cross, 1))
-        solved = solve_triangular(roots[place], kernel.T, lower=True, check_finite=False)
-        one = halves[place] @ solved
+        kernel = _matern(np.tensordot(scales[place].astype(np.float32), near, 1))
+        solved = solve_triangular(roots[place].astype(np.float32), kernel.T, lower=True, check_finite=False)
+        one = halves[place].astype(np.float32) @ solved
         mean += weight * one
         square += weight * (one**2 + variances[place] * np.maximum(1 - (solved**2).sum(axis=0), 0))
     return center + spread * mean, spread * np.sqrt(np.maximum(square - mean**2, 0))
 
 
-def _matern(squares: Array) -> Array:
+def _matern(squares: NDArray[_Float]) -> NDArray[_Float]:
     root = np.sqrt(5 * squares)
     decay = np.exp(-root)
     decay *= 1 + root * (1 + root / 3)

@@ -94,7 +94,10 @@ def _check_complete(path: Path, places: NDArray[np.int64], numbers: list[int], s
 
 
 def _numbers(path: Path, name: str, texts: list[str], lines: list[int]) -> NDArray[np.float64]:
-    values = np.array([_number(text) for text in texts])
+    try:
+        values = np.array(texts).astype(np.float64)
+    except ValueError:
+        values = np.array([_number(text) for text in texts])
     bad = np.flatnonzero(np.isnan(values))
     if len(bad):
         raise InputError(f"{path}:{lines[bad[0]]}: column {name!r}: expected a number, got {texts[int(bad[0])]!r:.40}")
