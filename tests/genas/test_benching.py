@@ -169,6 +169,10 @@ class TestAccounts:
 
 
 class TestBench:
+    @pytest.fixture(autouse=True)
+    def _read_once(self, table, monkeypatch):
+        monkeypatch.setattr("genas.benching.read_tabular", lambda path: table)
+
     def test_all_data_sets_or_one(self, path):
         one = bench("nasbench201", path, "random", dataset="cifar100", budget=5, trials=2)
         every = bench("nasbench201", path, "random", budget=5, trials=2)
