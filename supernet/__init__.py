@@ -7,6 +7,7 @@ from supernet.darts import Darts
 from supernet.davidnet import DavidNet
 from supernet.families import Families
 from supernet.graph import ArchGraph, Node
+from supernet.nasbench201 import NasBench201
 from supernet.op_subset import OpSubset
 from supernet.operations import COST_NAMES, Costs, graph_costs
 from supernet.sampling import feasible_share, sample_distinct
@@ -26,6 +27,7 @@ __all__ = [
     "InputError",
     "LabelRow",
     "LabelTable",
+    "NasBench201",
     "Node",
     "OpSubset",
     "SearchSpace",

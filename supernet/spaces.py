@@ -10,6 +10,7 @@ from pydantic import Discriminator, Tag
 from supernet.darts import Darts
 from supernet.davidnet import DavidNet
 from supernet.families import Families
+from supernet.nasbench201 import NasBench201
 from supernet.op_subset import OpSubset
 from supernet.settings import InputError, nearest
 from supernet.space import SearchSpace
@@ -23,7 +24,7 @@ def kind(settings: object) -> str:
     return str(getattr(settings, "kind", "op_subset"))
 
 
-_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, Darts, Families, Stages)
+_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, NasBench201, Darts, Families, Stages)
 """Every space. A new one is entered here."""
 
 SPACES: dict[str, type[SearchSpace]] = {space.model_fields["kind"].default: space for space in _CLASSES}

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from supernet import Darts, DavidNet, Families, OpSubset, architectures
+from supernet import Darts, DavidNet, Families, NasBench201, OpSubset, architectures
 from supernet.op_subset import LayerSettings
 from supernet.stages import Stages
 
@@ -133,9 +133,23 @@ def darts_spaces(draw):
     )  # fmt: skip
 
 
+@st.composite
+def nasbench201_spaces(draw):
+    """Thin ``nasbench201`` spaces of few cells."""
+    return NasBench201(
+        input_size=draw(st.sampled_from((4, 8, 12))),
+        input_channels=draw(st.integers(1, 4)),
+        classes=draw(st.integers(2, 12)),
+        channels=draw(st.integers(1, 4)),
+        cells=draw(st.integers(1, 2)),
+    )
+
+
 def spaces():
     """Small spaces of every kind."""
-    return st.one_of(op_subset_spaces(), davidnet_spaces(), darts_spaces(), families_spaces(), stages_spaces())
+    return st.one_of(
+        op_subset_spaces(), davidnet_spaces(), nasbench201_spaces(), darts_spaces(), families_spaces(), stages_spaces()
+    )
 
 
 @st.composite
