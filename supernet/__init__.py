@@ -5,6 +5,7 @@ Networks (torch) are in :mod:`supernet.network`, stand-alone source in :mod:`sup
 
 from supernet.davidnet import DavidNet
 from supernet.graph import ArchGraph, Node
+from supernet.nasbench201 import NasBench201
 from supernet.op_subset import OpSubset
 from supernet.operations import COST_NAMES, Costs, graph_costs
 from supernet.sampling import feasible_share, sample_distinct
@@ -22,6 +23,7 @@ __all__ = [
     "InputError",
     "LabelRow",
     "LabelTable",
+    "NasBench201",
     "Node",
     "OpSubset",
     "SearchSpace",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
 from pydantic import Discriminator, Tag
 
 from supernet.davidnet import DavidNet
+from supernet.nasbench201 import NasBench201
 from supernet.op_subset import OpSubset
 from supernet.settings import InputError, nearest
 from supernet.space import SearchSpace
@@ -20,7 +21,7 @@ def kind(settings: object) -> str:
     return str(getattr(settings, "kind", "op_subset"))
 
 
-_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet)
+_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, NasBench201)
 """Every space. A new one is entered here."""
 
 SPACES: dict[str, type[SearchSpace]] = {space.model_fields["kind"].default: space for space in _CLASSES}

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from supernet import Architecture, DavidNet, OpSubset
+from supernet import Architecture, DavidNet, NasBench201, OpSubset
 from supernet.op_subset import LayerSettings
 
 OPERATION_NAMES = ("skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5")
@@ -53,9 +53,21 @@ def davidnet_spaces(draw):
     )
 
 
+@st.composite
+def nasbench201_spaces(draw):
+    """Thin ``nasbench201`` spaces of few cells."""
+    return NasBench201(
+        input_size=draw(st.sampled_from((4, 8, 12))),
+        input_channels=draw(st.integers(1, 4)),
+        classes=draw(st.integers(2, 12)),
+        channels=draw(st.integers(1, 4)),
+        cells=draw(st.integers(1, 2)),
+    )
+
+
 def spaces():
     """Small spaces of every kind."""
-    return st.one_of(op_subset_spaces(), davidnet_spaces())
+    return st.one_of(op_subset_spaces(), davidnet_spaces(), nasbench201_spaces())
 
 
 @st.composite
