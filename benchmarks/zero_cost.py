@@ -31,7 +31,7 @@ from scipy import stats
 from torch import nn
 
 from predictor import kendall_tau, tau_interval
-from predictor.zero_cost import METRICS, Probe, convex, log_rank_sum, score_network
+from predictor.zero_cost import FLOOR, METRICS, Probe, convex, log_rank_sum, score_network
 from predictor.zero_cost.metrics import AZ_NAS, agreements
 from supernet.nasbench201 import NasBench201
 
@@ -40,7 +40,14 @@ DATA_SETS = ("cifar10", "cifar100", "imagenet16")
 PUBLISHED = ("hook_logdet", "synflow", "snip")
 MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 """Of CIFAR-10, as the published values were made."""
-GROUPS = (*((name,) for name in METRICS if name not in AZ_NAS), AZ_NAS)
+GROUPS = {
+    **{name: (name,) for name in ("hook_logdet", "synflow", "jacob_cov", "params")},
+    "snip, grad_norm": ("snip", "grad_norm"),
+    "az_nas": AZ_NAS,
+}
+"""What is timed together: metrics that share a pass."""
+CHECKED = 40
+"""Networks whose hook_logdet is counted as published too."""
 
 
 def batch(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,10 +95,11 @@ def measure(arguments: argparse.Namespace, table: list[dict[str, str]]) -> list[
             continue
         graph = space.graph(space.parse(table[row]["arch"]))
         entry: dict = {"row": row, "scores": {}, "seconds": {}}
-        for group in (*GROUPS, ("hook_logdet_published",)):
+        groups = {**GROUPS, "hook_logdet_published": ("hook_logdet_published",)} if number <= CHECKED else GROUPS
+        for name, group in groups.items():
             started = time.process_time()
             scores = score_network(graph, group, images, labels, arguments.seed)
-            entry["seconds"][group[0] if len(group) == 1 else "az_nas"] = time.process_time() - started
+            entry["seconds"][name] = time.process_time() - started
             entry["scores"] |= {name: score.value if score.valid else None for name, score in scores.items()}
         done[row] = entry
         if arguments.logs is not None:
@@ -106,10 +114,10 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
     """What was measured, as one JSON object."""
     rows = [table[entry["row"]] for entry in entries]
     values = {
-        name: np.array([math.nan if entry["scores"][name] is None else entry["scores"][name] for entry in entries])
+        name: np.array([math.nan if (value := entry["scores"].get(name)) is None else value for entry in entries])
         for name in METRICS
     }
-    rates = {name: np.nan_to_num(column, nan=-1e12) for name, column in values.items()}
+    rates = {name: np.nan_to_num(values[name], nan=FLOOR) for name in METRICS if "published" not in name}
     published = {}
     for name in (*PUBLISHED, "hook_logdet_published"):
         column = np.array([float(row[f"cifar10_{name.removesuffix('_published')}"]) for row in rows])
@@ -123,7 +131,7 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
             "median_absolute_difference": float(np.median(np.abs(values[name][both] - column[both]))),
             "published_tau": {
                 data: kendall_tau(
-                    np.nan_to_num([float(row[f"{data}_{name.removesuffix('_published')}"]) for row in rows], neginf=-1e12),
+                    np.nan_to_num([float(row[f"{data}_{name.removesuffix('_published')}"]) for row in rows], neginf=FLOOR),
                     [float(row[f"{data}_test_mean"]) for row in rows],
                 )
                 for data in DATA_SETS
@@ -145,7 +153,6 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
         for data in DATA_SETS:
             accuracy = [float(row[f"{data}_test_mean"]) for row in rows]
             taus[name][data] = {"tau": kendall_tau(column, accuracy), "ci95": list(tau_interval(column, accuracy, seed))}
-    groups = entries[0]["seconds"]
     return {
         "networks": len(entries),
         "seed": seed,
@@ -153,9 +160,9 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
         "published": published,
         "tau_with_test_accuracy": taus,
         "median_processor_seconds": {
-            name: statistics.median(entry["seconds"][name] for entry in entries) for name in groups
+            name: statistics.median(entry["seconds"][name] for entry in entries) for name in GROUPS
         },
-        "invalid": {name: int(np.isnan(column).sum()) for name, column in values.items()},
+        "invalid": {name: int(np.isnan(column).sum()) for name, column in values.items() if "published" not in name},
     }
 
 
