@@ -131,7 +131,9 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
             "median_absolute_difference": float(np.median(np.abs(values[name][both] - column[both]))),
             "published_tau": {
                 data: kendall_tau(
-                    np.nan_to_num([float(row[f"{data}_{name.removesuffix('_published')}"]) for row in rows], neginf=FLOOR),
+                    np.nan_to_num(
+                        [float(row[f"{data}_{name.removesuffix('_published')}"]) for row in rows], neginf=FLOOR
+                    ),
                     [float(row[f"{data}_test_mean"]) for row in rows],
                 )
                 for data in DATA_SETS
@@ -152,7 +154,10 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
         taus[name] = {}
         for data in DATA_SETS:
             accuracy = [float(row[f"{data}_test_mean"]) for row in rows]
-            taus[name][data] = {"tau": kendall_tau(column, accuracy), "ci95": list(tau_interval(column, accuracy, seed))}
+            taus[name][data] = {
+                "tau": kendall_tau(column, accuracy),
+                "ci95": list(tau_interval(column, accuracy, seed)),
+            }
     return {
         "networks": len(entries),
         "seed": seed,
@@ -175,9 +180,15 @@ def show(result: dict) -> None:
         )
     print("Kendall tau with test accuracy, 95 % interval over networks:")
     for name, entry in result["tau_with_test_accuracy"].items():
-        cells = "  ".join(f"{entry[data]['tau']:6.3f} [{entry[data]['ci95'][0]:.2f}, {entry[data]['ci95'][1]:.2f}]" for data in DATA_SETS)
+        cells = "  ".join(
+            f"{entry[data]['tau']:6.3f} [{entry[data]['ci95'][0]:.2f}, {entry[data]['ci95'][1]:.2f}]"
+            for data in DATA_SETS
+        )
         print(f"  {name:50} {cells}  invalid {result['invalid'].get(name, '')}")
-    print("processor seconds a network:", {name: round(value, 3) for name, value in result["median_processor_seconds"].items()})
+    print(
+        "processor seconds a network:",
+        {name: round(value, 3) for name, value in result["median_processor_seconds"].items()},
+    )
 
 
 def main() -> None:

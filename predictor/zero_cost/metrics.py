@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -45,7 +46,7 @@ def hook_logdet(probe: Probe) -> float:
     """
     kernel = np.zeros((len(probe.images), len(probe.images)))
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001 - a hook's
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         kernel[...] += agreements(inputs[0])
 
     layers = [module for module in probe.network.modules() if isinstance(module, ACTIVATIONS)]
@@ -66,7 +67,7 @@ def agreements(inputs: Tensor) -> NDArray[np.float64]:
     """In how many elements each pair of images has the same sign, (images, images): c c' + (1 - c)(1 - c)'."""
     codes = (inputs > 0).movedim(1, -1).flatten(1)  # no copy of channels-last pictures
     alike = np.zeros((len(codes), len(codes)))
-    for part in codes.split(_EXACT, dim=1):
+    for part in torch.split(codes, _EXACT, dim=1):
         signs = part.float().mul_(2).sub_(1)
         alike += (signs @ signs.T).cpu().numpy().astype(np.float64)
     return (alike + codes.shape[1]) / 2
@@ -90,17 +91,17 @@ def synflow(probe: Probe) -> float:
             if isinstance(child, (nn.BatchNorm2d, SqueezeExcite, *ACTIVATIONS)):
                 setattr(parent, name, nn.Identity())
             elif isinstance(child, nn.Linear):
-                child.bias = None
+                child.register_parameter("bias", None)
     weights = weights_of(network)
     with torch.no_grad():
         for weight in weights:
             weight.abs_()
 
-    def apply(position: int, module: nn.Module, inputs: Sequence[Scaled]) -> Scaled:  # noqa: ARG001
+    def apply(position: int, module: nn.Module, inputs: Sequence[Scaled]) -> Scaled:
         flow, exponent = inputs[0]
         return _rescaled(module(flow), exponent)
 
-    def join(position: int, op: str, inputs: Sequence[Scaled]) -> Scaled:  # noqa: ARG001
+    def join(position: int, op: str, inputs: Sequence[Scaled]) -> Scaled:
         largest = max(exponent for _, exponent in inputs)
         terms = [flow * 2.0 ** (exponent - largest) for flow, exponent in inputs]
         return _rescaled(torch.cat(terms, dim=1) if op == "concat" else total(terms), largest)
@@ -157,14 +158,12 @@ def jacob_cov(probe: Probe) -> float:
     """
     images = probe.images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(probe.network(images).sum(), images)
-    slopes = gradient.flatten(1).double().cpu().numpy()
-    slopes = slopes - slopes.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(slopes, axis=1, keepdims=True)
-    if not (np.isfinite(length).all() and (length > 0).all()):
+    slopes = gradient.flatten(1).double()
+    slopes = F.normalize(slopes - slopes.mean(dim=1, keepdim=True), eps=0)
+    if not torch.isfinite(slopes).all():
         return -math.inf
-    slopes /= length
-    values = np.maximum(np.linalg.eigvalsh(slopes @ slopes.T), 0) + _JITTER
-    return -float((np.log(values) + 1 / values).sum())
+    values = torch.linalg.eigvalsh(slopes @ slopes.T).clamp(min=0) + _JITTER
+    return -float((values.log() + 1 / values).sum())
 
 
 def expressivity(probe: Probe) -> float:
@@ -173,13 +172,12 @@ def expressivity(probe: Probe) -> float:
     The entropy of the normalised eigenvalues of the features' covariance over images and positions. The paper takes
     the sum; here the number of blocks may differ between networks and must not be what decides.
     """
-    return float(np.mean(_entropies(probe)))
+    return math.fsum(entropies) / len(entropies) if (entropies := _entropies(probe)) else math.nan
 
 
 def progressivity(probe: Probe) -> float:
     """The least gain in :func:`expressivity` from a block to the next (Lee and Ham 2024, AZ-NAS), in nats."""
-    entropies = _entropies(probe)
-    return float(np.diff(entropies).min()) if len(entropies) > 1 else math.nan
+    return min((after - before for before, after in pairwise(_entropies(probe))), default=math.nan)
 
 
 def trainability(probe: Probe) -> float:
@@ -189,18 +187,20 @@ def trainability(probe: Probe) -> float:
     output and what of them arrives at its input. Blocks that pass everything on as it is are left out.
     """
     generator = torch.Generator().manual_seed(probe.seed)
-    outputs, values = probe.block_outputs, []
-    for before, after in zip(outputs, outputs[1:], strict=False):
+    values = []
+    for before, after in pairwise(probe.block_outputs):
+        if after is before:
+            continue
         signs = torch.randint(0, 2, after.shape, generator=generator).to(after).mul_(2).sub_(1)
         (arrived,) = torch.autograd.grad(after, before, signs, retain_graph=True, allow_unused=True)
         if arrived is None or (arrived.shape == signs.shape and torch.equal(arrived, signs)):
             continue
         largest = _largest_singular(arrived, signs)
         values.append(2 - largest - 1 / (largest + 1e-6))
-    return float(np.mean(values)) if values else math.nan
+    return math.fsum(values) / len(values) if values else math.nan
 
 
-def _entropies(probe: Probe) -> NDArray[np.float64]:
+def _entropies(probe: Probe) -> list[float]:
     values = []
     for output in probe.block_outputs:
         features = output.detach().movedim(1, -1).flatten(0, 2)
@@ -209,7 +209,7 @@ def _entropies(probe: Probe) -> NDArray[np.float64]:
         eigenvalues = torch.linalg.eigvalsh(spread.double()).clamp(min=0)
         share = eigenvalues / eigenvalues.sum()
         values.append(float(torch.special.entr(share).sum()))
-    return np.array(values)
+    return values
 
 
 def _largest_singular(arrived: Tensor, signs: Tensor) -> float:

@@ -36,7 +36,7 @@ class Probe:
     def __init__(
         self, graph: ArchGraph, images: Tensor, labels: Tensor, seed: int = 0, network: Network | None = None
     ) -> None:
-        self.graph, self.labels, self.seed = graph, labels, seed
+        self.graph, self.labels, self.seed = graph, labels.clone(), seed  # clones may be tracked by autograd
         self.images = images.detach().float().clone(memory_format=torch.channels_last)
         self._given = network
 
@@ -46,7 +46,8 @@ class Probe:
         network = build_network(self.graph, self.seed) if self._given is None else copy.deepcopy(self._given)
         for parameter in network.parameters():
             parameter.requires_grad_(True)
-        return network.to(self.images.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        network.to(device=self.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.train()
 
     @cached_property
     def weight_gradients(self) -> list[tuple[Tensor, Tensor]]:
@@ -135,8 +136,8 @@ def walk(
         apply: position of a node, its module, its one input: what it gives.
         join: position, ``sum`` or ``concat``, inputs: what they give.
     """
-    names, sources, values = node_names(graph), graph.predecessors(), {}
-    order = graph.order()
+    names, sources, order = node_names(graph), graph.predecessors(), graph.order()
+    values: dict[int, Value] = {}
     last = {source: position for position in order for source in sources[position]}
     for position in order:
         op, inputs = graph.nodes[position].op, [values[source] for source in sources[position]]
