@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
     from genas.examining import doctor
-    from genas.fitting import fit
+    from genas.fitting import fit, fit_zero_cost
     from genas.generating import export_table, generate
     from genas.overview import evaluate
     from genas.pipeline import run_all
     from genas.ranking import fidelity
     from genas.remembering import memory
     from genas.retraining import retrain
+    from genas.scoring import score
     from genas.searching import search
     from genas.standing import report, status
     from supernet import InputError, read_table
@@ -44,6 +45,7 @@ _HOMES = {
     "export_table": "genas.generating",
     "fidelity": "genas.ranking",
     "fit": "genas.fitting",
+    "fit_zero_cost": "genas.fitting",
     "generate": "genas.generating",
     "load_run": "genas.config",
     "memory": "genas.remembering",
@@ -51,6 +53,7 @@ _HOMES = {
     "report": "genas.standing",
     "retrain": "genas.retraining",
     "run_all": "genas.pipeline",
+    "score": "genas.scoring",
     "search": "genas.searching",
     "status": "genas.standing",
 }
@@ -65,6 +68,7 @@ __all__ = [
     "export_table",
     "fidelity",
     "fit",
+    "fit_zero_cost",
     "generate",
     "load_run",
     "memory",
@@ -72,6 +76,7 @@ __all__ = [
     "report",
     "retrain",
     "run_all",
+    "score",
     "search",
     "status",
 ]

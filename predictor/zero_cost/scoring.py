@@ -89,7 +89,7 @@ def score_network(
     """
     names = metric_names(metrics)
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: that of a GPU is the caller's
         probe = Probe(graph, images, labels, seed, network)
         return {name: _score(name, probe) for name in names}
 

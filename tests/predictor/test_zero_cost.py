@@ -220,7 +220,7 @@ def test_every_network_has_finite_scores(drawn):
     space, architecture = drawn
     scores = score_network(space.graph(architecture), METRICS, *batch(space, 6), 0)
     for name, score in scores.items():
-        assert math.isfinite(score.value) and score.seconds >= 0, name
+        assert math.isfinite(score.value), name
         assert score.valid or (score.value == FLOOR and score.reason), name
     assert scores["macs"].valid
     assert scores["params"].valid
