@@ -121,12 +121,15 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
     published = {}
     for name in (*PUBLISHED, "hook_logdet_published"):
         column = np.array([float(row[f"cifar10_{name.removesuffix('_published')}"]) for row in rows])
-        column = np.log(column) if name == "synflow" else column
+        if name == "synflow":
+            column = np.log(column, where=column > 0, out=np.full(len(column), -math.inf))
         valid = np.isfinite(column) & (column != 0)
         both = valid & np.isfinite(values[name])
+        compared = np.array([name in entry["scores"] for entry in entries])
         published[name] = {
+            "networks": int(compared.sum()),
             "spearman": float(stats.spearmanr(values[name][both], column[both]).statistic),
-            "same_validity": int((valid == np.isfinite(values[name])).sum()),
+            "same_validity": int((valid == np.isfinite(values[name]))[compared].sum()),
             "both_valid": int(both.sum()),
             "median_absolute_difference": float(np.median(np.abs(values[name][both] - column[both]))),
             "published_tau": {
@@ -176,7 +179,7 @@ def show(result: dict) -> None:
     for name, entry in result["published"].items():
         print(
             f"  {name:24} Spearman {entry['spearman']:.4f} on {entry['both_valid']} valid in both, validity the same "
-            f"for {entry['same_validity']}, median difference {entry['median_absolute_difference']:.2f}"
+            f"for {entry['same_validity']} of {entry['networks']}, median difference {entry['median_absolute_difference']:.2f}"
         )
     print("Kendall tau with test accuracy, 95 % interval over networks:")
     for name, entry in result["tau_with_test_accuracy"].items():

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet import ArchGraph
+from supernet import ArchGraph, Node
 from supernet.network import Network, build_network, node_names
-from supernet.operations import JOINS
+from supernet.operations import JOINS, layers
 
 Value = TypeVar("Value")
 
@@ -64,8 +64,9 @@ class Probe:
     def block_outputs(self) -> list[Tensor]:
         """What each block gives for Gaussian noise, (64, channels, side, side), joined by one autograd graph.
 
-        A block ends at each node that all paths through the network pass, up to where pictures end. Convolutions and
-        linear layers are drawn anew from He et al. 2015 (normal, fan-in), as AZ-NAS has it.
+        A block ends at each node that all paths through the network pass and that convolves or joins, up to where
+        pictures end: a norm, an activation or a pool alone is no block. Convolutions and linear layers are drawn anew
+        from He et al. 2015 (normal, fan-in), as AZ-NAS has it.
         """
         generator = torch.Generator().manual_seed(self.seed)
         network = copy.deepcopy(self.network)
@@ -80,7 +81,7 @@ class Probe:
         network.requires_grad_(False)
         noise = torch.randn(_NOISE_IMAGES, *self.images.shape[1:], generator=generator).to(self.images.device)
         noise = noise.contiguous(memory_format=torch.channels_last).requires_grad_()
-        ends, outputs = set(passages(self.graph)), {}
+        ends, outputs = {end for end in passages(self.graph) if _works(self.graph.nodes[end])}, {}
 
         def apply(position: int, module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
             output = module(inputs[0])
@@ -96,6 +97,11 @@ class Probe:
 
         walk(self.graph, network, noise, apply, join)
         return list(outputs.values())
+
+
+def _works(node: Node) -> bool:
+    """Whether a node convolves or joins."""
+    return node.op in JOINS or any(layer.kind in ("conv", "shifted_conv") for layer in layers(node))
 
 
 def total(terms: Sequence[Tensor]) -> Tensor:

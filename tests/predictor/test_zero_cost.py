@@ -45,6 +45,10 @@ def stem(op="conv_bn_relu", channels=6):
     return operation(op, in_=3, out=channels, kernel=3, stride=1, resolution=4)
 
 
+def norm_of(channels):
+    return operation("bn_relu", out=channels, resolution=4)
+
+
 def batch(space=None, count=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shape = (3, 4, 4) if space is None else (space.input_channels, space.input_size, space.input_size)
@@ -212,6 +216,14 @@ def test_passages_are_what_no_edge_leads_past():
              for _ in range(2)), operation("sum", out=6, resolution=4), *head())  # fmt: skip
     graph = ArchGraph(nodes, ((0, 1), (1, 2), (1, 3), (2, 4), (3, 4), (4, 5), (5, 6)))
     assert passages(graph) == [1, 4, 5, 6]
+
+
+def test_a_block_convolves_or_joins():
+    pool = operation("avg_pool", out=6, kernel=2, resolution=2)
+    assert len(Probe(chain(stem("conv"), norm_of(6), pool, *head()), *batch()).block_outputs) == 1
+    wide = operation("mbconv", in_=6, out=8, kernel=3, stride=1, expansion=2, resolution=4)
+    outputs = Probe(chain(stem("conv"), norm_of(6), wide, norm_of(8), *head(8)), *batch()).block_outputs
+    assert [output.shape[1] for output in outputs] == [6, 8]
 
 
 @settings(max_examples=40)
