@@ -23,7 +23,9 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +65,7 @@ def counted_as_published(probe: Probe) -> float:
     """hook_logdet with the codes of relu_conv_bn counted twice."""
     kernel = np.zeros((len(probe.images), len(probe.images)))
 
-    def hook(times: int):  # noqa: ANN202
+    def hook(times: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
         def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             kernel[...] += times * agreements(inputs[0])
 
@@ -82,7 +84,7 @@ def counted_as_published(probe: Probe) -> float:
 METRICS["hook_logdet_published"] = counted_as_published
 
 
-def measure(arguments: argparse.Namespace, table: list[dict[str, str]]) -> list[dict]:
+def measure(arguments: argparse.Namespace, table: list[dict[str, str]]) -> list[dict[str, Any]]:
     """One entry a network: its row of the table, scores, seconds by group."""
     torch.set_num_threads(1)
     images, labels = batch(arguments.npz, arguments.seed)
@@ -94,7 +96,7 @@ def measure(arguments: argparse.Namespace, table: list[dict[str, str]]) -> list[
         if row in done:
             continue
         graph = space.graph(space.parse(table[row]["arch"]))
-        entry: dict = {"row": row, "scores": {}, "seconds": {}}
+        entry: dict[str, Any] = {"row": row, "scores": {}, "seconds": {}}
         groups = {**GROUPS, "hook_logdet_published": ("hook_logdet_published",)} if number <= CHECKED else GROUPS
         for name, group in groups.items():
             started = time.process_time()
@@ -110,7 +112,7 @@ def measure(arguments: argparse.Namespace, table: list[dict[str, str]]) -> list[
     return [done[row] for row in chosen]
 
 
-def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict:
+def summary(entries: list[dict[str, Any]], table: list[dict[str, str]], seed: int) -> dict[str, Any]:
     """What was measured, as one JSON object."""
     rows = [table[entry["row"]] for entry in entries]
     values = {
@@ -152,7 +154,7 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
             {name: values[name] for name in (*AZ_NAS, "hook_logdet", "synflow", "params")}
         ),
     }
-    taus = {}
+    taus: dict[str, dict[str, Any]] = {}
     for name, column in {**rates, **combinations}.items():
         taus[name] = {}
         for data in DATA_SETS:
@@ -174,12 +176,13 @@ def summary(entries: list[dict], table: list[dict[str, str]], seed: int) -> dict
     }
 
 
-def show(result: dict) -> None:
+def show(result: dict[str, Any]) -> None:
     print(f"{result['networks']} networks; with the published columns:")
     for name, entry in result["published"].items():
         print(
             f"  {name:24} Spearman {entry['spearman']:.4f} on {entry['both_valid']} valid in both, validity the same "
-            f"for {entry['same_validity']} of {entry['networks']}, median difference {entry['median_absolute_difference']:.2f}"
+            f"for {entry['same_validity']} of {entry['networks']}, "
+            f"median difference {entry['median_absolute_difference']:.2f}"
         )
     print("Kendall tau with test accuracy, 95 % interval over networks:")
     for name, entry in result["tau_with_test_accuracy"].items():

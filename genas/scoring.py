@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from data_gen import Store, read_store
 from genas.config import Run
 from genas.ranking import cheap_features
-from genas.stages import label_settings, resolve, saved_settings
+from genas.stages import label_settings, resolve, saved_settings, single_thread
 from supernet import Architecture, InputError, LabelRow, LabelTable, architectures, sample_distinct
 from supernet.files import read_json, write_json, write_text
 from supernet.spaces import AnySpace, make_space
@@ -253,7 +253,8 @@ def _scores(
             known = found.setdefault(one.key, {})
             missing = [name for name in names if name not in known]
             if missing:
-                measured = score_network(space.graph(one), missing, images, labels, seed)
+                with single_thread():
+                    measured = score_network(space.graph(one), missing, images, labels, seed)
                 known.update({name: (s.value if s.valid else None, s.seconds) for name, s in measured.items()})
                 fresh += 1
                 if fresh % _KEEP_EVERY == 0:

@@ -103,7 +103,7 @@ def _costs(entry: dict[str, Any], limits: dict[str, int]) -> str:
 
 
 def _score(result: dict[str, Any], value: float) -> str:
-    return f"{value:.2%}" if result["metric"] == "accuracy" else f"{value:.6g}"
+    return f"{value:.2%}" if result["metric"] == "accuracy" else f"{result['metric']} {value:.6g}"
 
 
 def retrained(result: dict[str, Any]) -> str:
