@@ -14,7 +14,7 @@ Columns = Mapping[str, ArrayLike]
 """Values of each metric, (networks,), higher is better."""
 
 PUBLISHED_WEIGHTS = {"hook_logdet": 0.6, "synflow": 0.4}
-"""Of the published combination on NAS-Bench-201."""
+"""Of the published combination on NAS-Bench-201, where they were chosen by test accuracies."""
 
 
 def convex(
@@ -26,7 +26,8 @@ def convex(
 
     Args:
         valid: whether each value is, by metric; finite ones where left out.
-        weights: by metric, at least 0; .6 for hook_logdet and .4 for synflow, as published, where left out.
+        weights: by metric, at least 0; .6 for hook_logdet and .4 for synflow, as published (of plain synflow; here it is its log), where left
+            out.
 
     Raises:
         InputError: metrics and weights that do not go together.
