@@ -6,14 +6,14 @@
 with train_images and train_labels (uint8, N x 32 x 32 x 3). 200 networks are drawn from the table; each has every
 metric on the same 128 pictures at initialisation, one thread, one metric at a time, so that seconds (of the processor,
 as the machine may be shared) are those of the metric alone; snip and grad_norm share one pass, the metrics of AZ-NAS
-another, and are timed together. Stopped, the same line with ``--logs`` continues. Told are Spearman's rank correlation with the published
-columns, Kendall's tau-b of metrics and combinations with the test accuracy (mean of three trainings) on CIFAR-10,
-CIFAR-100 and ImageNet16-120 beside MACs and parameters, and invalid scores. Nothing is fitted or chosen by accuracy.
+another, and are timed together. Stopped, the same line with ``--logs`` continues. Told are Spearman's rank correlation
+with the published columns, Kendall's tau-b of metrics and combinations with the test accuracy (mean of three trainings)
+on CIFAR-10, CIFAR-100 and ImageNet16-120 beside MACs and parameters, and invalid scores. Nothing is fitted or chosen by
+accuracy.
 
 The published hook_logdet counts the codes of each ReLU inside a ReLU-convolution-norm block twice (its hooks take
-every class with ReLU in its name, the block's own too); ``hook_logdet_published`` repeats that for 40 networks.
-The last line is one
-JSON object, which is also written to ``--out`` (benchmarks/results/zero_cost.json) for the full count.
+every class with ReLU in its name, the block's own too); ``hook_logdet_published`` repeats that for 40 networks. The
+last line is one JSON object, which is also written to ``--out`` (benchmarks/results/zero_cost.json) for the full count.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ def convex(
 
     Args:
         valid: whether each value is, by metric; finite ones where left out.
-        weights: by metric, at least 0; .6 for hook_logdet and .4 for synflow, as published (of plain synflow; here it is its log), where left
-            out.
+        weights: by metric, at least 0. Where left out, .6 for hook_logdet and .4 for synflow, as published for
+            synflow itself, not its log.
 
     Raises:
         InputError: metrics and weights that do not go together.
