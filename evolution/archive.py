@@ -49,6 +49,14 @@ class Archive:
                 self._rows.append(row)
         return self._since(start)
 
+    def begin(self, first: Choices | None, count: int, random: np.random.Generator) -> Choices:
+        """New feasible architectures: of those given, in their order, then at random."""
+        start = len(self._rows)
+        if first is not None:
+            self.admit(first, count)
+        self.sample(count - len(self._rows) + start, random)
+        return self._since(start)
+
     def sample(self, count: int, random: np.random.Generator) -> Choices:
         """New feasible architectures at random, fewer than ``count`` only when no more were found.
 

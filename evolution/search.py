@@ -80,7 +80,12 @@ class SearchResult:
 
 
 def evolve(
-    space: SearchSpace, score: Score, limits: dict[str, int], settings: SearchSettings, random: np.random.Generator
+    space: SearchSpace,
+    score: Score,
+    limits: dict[str, int],
+    settings: SearchSettings,
+    random: np.random.Generator,
+    first: Choices | None = None,
 ) -> SearchResult:
     """(mu + lambda) evolution: the best ``parents`` of all that was scored make the next generation.
 
@@ -89,13 +94,15 @@ def evolve(
 
     Args:
         limits: largest allowed value for each cost named, such as ``{"macs": 15_000_000}``; may be empty.
+        first: the first generation, best first, shape (architectures, choices); what it has that is not valid, over
+            a limit or twice is left out, and what it lacks is drawn at random.
 
     Raises:
         InputError: a limit that no architecture keeps, or a score that is not one finite number
             for each architecture.
     """
     archive = Archive(space, limits)
-    rows = archive.sample(min(settings.population, settings.queries), random)
+    rows = archive.begin(first, min(settings.population, settings.queries), random)
     survivors, scores = rows[:0], np.empty(0)
     history: list[tuple[int, float]] = []
     while len(rows):

@@ -20,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from genas.benching import bench
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
     from genas.examining import doctor
@@ -39,6 +40,7 @@ _HOMES = {
     "InputError": "supernet",
     "Run": "genas.config",
     "RunSettings": "genas.config",
+    "bench": "genas.benching",
     "cost": "genas.costing",
     "doctor": "genas.examining",
     "evaluate": "genas.overview",
@@ -62,6 +64,7 @@ __all__ = [
     "InputError",
     "Run",
     "RunSettings",
+    "bench",
     "cost",
     "doctor",
     "evaluate",

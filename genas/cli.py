@@ -322,6 +322,34 @@ def score(
 
 
 @app.command()
+def bench(
+    space: Annotated[str, typer.Argument(metavar="SPACE", help="The space of the table: nasbench201.")],
+    table: Annotated[Path, typer.Option("--table", metavar="FILE.csv", help="Measurements of all its networks.")],
+    strategy: Annotated[str, typer.Option(help="random, evolution, aging or model.")] = "model",
+    score: Annotated[
+        str, typer.Option(help="What is paid for: val12, synflow, hook_logdet, snip, params or macs.")
+    ] = "val12",
+    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, imagenet16 or all.")] = "all",
+    budget: Annotated[int, typer.Option(help="Networks paid for in a trial.")] = 50,
+    warmup: Annotated[int, typer.Option(metavar="K", help="Random networks ranked by a cheap score first.")] = 0,
+    warmup_score: Annotated[str, typer.Option("--warmup-score", help="That cheap score.")] = "synflow",
+    proxies: Annotated[
+        list[str] | None,
+        typer.Option("--proxy", metavar="SCORE", help="A cheap score that the model sees; may be repeated."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Searches with seeds of their own.")] = 100,
+    seed: Annotated[int, typer.Option(help="Decides the trials.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Search where every network was trained before: what a strategy finds for what it pays."""
+    from genas.benching import bench as question
+    from genas.words import benched
+
+    result = question(space, table, strategy, score, dataset, budget, warmup, warmup_score, proxies or (), trials, seed)
+    _answer(result, as_json, benched(result))
+
+
+@app.command()
 def cost(
     source: Annotated[
         str, typer.Argument(metavar="SPACE|CONFIG", help="A space, op_subset or davidnet, or as for run.")

@@ -213,6 +213,30 @@ def evaluated(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def benched(result: dict[str, Any]) -> str:
+    """A table for ``bench``."""
+    lines = [
+        f"bench: strategy {result['strategy']} on {result['space']}, {result['budget']} networks paid for by "
+        f"{result['score']}, {result['trials']} trials"
+    ]
+    if result["warmup"]:
+        lines.append(f"  begun with the best of {result['warmup']:,} random networks by {result['warmup_score']}")
+    if result["proxies"]:
+        lines.append(f"  the model sees {', '.join(result['proxies'])}")
+    lines.append(
+        f"  {'data set':10} {'test':>7} {'std':>6} {'optimum':>8} {'regret':>7} {'paid':>6} "
+        f"{'proxy calls':>11}  training"
+    )
+    for name, entry in result["datasets"].items():
+        lines.append(
+            f"  {name:10} {entry['accuracy']:7.2%} {entry['standard_deviation']:6.2%} {entry['optimum']:8.2%} "
+            f"{entry['regret']:7.2%} {entry['evaluations']:6,.0f} {entry['proxy_calls']:11,.0f}  "
+            f"{duration(entry['seconds'])}"
+        )
+    lines.append("  a network that is another one is paid for once; training: 12 epochs each, as the table has them")
+    return "\n".join(lines)
+
+
 def costs(result: dict[str, Any]) -> str:
     """A few lines for ``cost``."""
     from genas.costing import CONVENTION  # not before: doctor speaks where packages are missing

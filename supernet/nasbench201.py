@@ -26,6 +26,7 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 _COUNT = len(OPERATION_NAMES)
 _SIZE = _COUNT ** len(EDGES)
 _EXAMPLE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|skip_connect~2|"
+_PATTERN = re.compile(r"\+".join(r"\|" + r"([^|+]*)\|" * edges for edges in (1, 2, 3)))
 _CONVOLUTIONS = (0, 0, 1, 9, 0)
 """Weights of each operation relative to those of a 1x1 convolution: MACs are in the same proportion."""
 
@@ -95,16 +96,15 @@ class NasBench201(SearchSpace):
 
     def parse(self, text: str) -> Architecture:
         """The published string: ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``, the edges into each node by their source."""
-        bare = "".join(text.split())
-        if not re.fullmatch(r"\|[^|+]*\|\+\|([^|+]*\|){2}\+\|([^|+]*\|){3}", bare):
+        match = _PATTERN.fullmatch("".join(text.split()))
+        if match is None:
             raise InputError(f"architecture {text!r:.120}: expected 1, 2 and 3 edges, such as {_EXAMPLE!r}")
         choices = []
-        words = [word for word in re.split(r"[|+]", bare.replace("||", "| |")) if word]
-        for word, (source, target) in zip(words, EDGES, strict=True):
-            name, mark, given = word.partition("~")
+        for word, (source, target) in zip(match.groups(), EDGES, strict=True):
+            name, _, given = word.partition("~")
             where = f"architecture {text!r:.120}: edge {source} to {target}"
-            if not mark or given != str(source):
-                raise InputError(f"{where}: expected OPERATION~{source}, got {word.strip()!r:.40}")
+            if given != str(source):
+                raise InputError(f"{where}: expected OPERATION~{source}, got {word!r:.40}")
             if name not in OPERATION_NAMES:
                 raise InputError(f"{where}: operation {name!r:.40} is unknown; {nearest(name, OPERATION_NAMES)}")
             choices.append(OPERATION_NAMES.index(name))
