@@ -217,6 +217,8 @@ def _predicted(record: Record) -> Section:
         "better: 1 is the same order, 0 no relation. Intervals come from resampling these architectures; they do "
         "not tell how another split would have gone.",
     ]
+    if evaluation.metric == "zero_cost_proxy":
+        text.insert(0, "Nothing was trained for it: its target is a training-free proxy, and not accuracy.")
     if (remark := _baselines(evaluation)) is not None:
         text.append(remark)
     rows = [(row.id, row.measured, row.predicted) for row in evaluation.held_out]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
     from genas.examining import doctor
-    from genas.fitting import fit
+    from genas.fitting import fit, fit_zero_cost
     from genas.generating import export_table, generate
     from genas.linting import lint, lint_run
     from genas.overview import evaluate
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from genas.ranking import fidelity
     from genas.remembering import memory
     from genas.retraining import retrain
+    from genas.scoring import score
     from genas.searching import search
     from genas.standing import report, status
     from supernet import InputError, read_table
@@ -47,6 +48,7 @@ _HOMES = {
     "export_table": "genas.generating",
     "fidelity": "genas.ranking",
     "fit": "genas.fitting",
+    "fit_zero_cost": "genas.fitting",
     "generate": "genas.generating",
     "lint": "genas.linting",
     "lint_run": "genas.linting",
@@ -56,6 +58,7 @@ _HOMES = {
     "report": "genas.standing",
     "retrain": "genas.retraining",
     "run_all": "genas.pipeline",
+    "score": "genas.scoring",
     "search": "genas.searching",
     "status": "genas.standing",
 }
@@ -71,6 +74,7 @@ __all__ = [
     "export_table",
     "fidelity",
     "fit",
+    "fit_zero_cost",
     "generate",
     "lint",
     "lint_run",
@@ -80,6 +84,7 @@ __all__ = [
     "report",
     "retrain",
     "run_all",
+    "score",
     "search",
     "status",
 ]

@@ -34,6 +34,10 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="The name of a run, 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="A,B,...", help="Training-free metrics; hook_logdet,synflow,params if left out."),
+]
 Logs = Annotated[str, typer.Option("--logs", metavar="DIR", help="The folder of all runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -112,15 +116,37 @@ def fit(
         Path | None,
         typer.Option("--table", metavar="FILE", help="Fit on this graph-table file, not on the run's labels."),
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", metavar="A,B,...", help="Let these scores of genas score enter; not for a search."),
+    ] = None,
+    zero_cost_only: Annotated[
+        bool, typer.Option("--zero-cost-only", help="Fit on training-free scores of a sample; needs no labels.")
+    ] = False,
+    count: Annotated[int, typer.Option("--count", help="With --zero-cost-only: architectures to score.")] = 300,
+    metrics: Metrics = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
     as_json: Json = False,
 ) -> None:
     """Fit the graph predictor and measure its Kendall tau on held-out architectures."""
     from genas.fitting import fit as stage
+    from genas.fitting import fit_zero_cost
     from genas.words import fitted
     from supernet import InputError, read_table
 
+    if features is not None:
+        overrides = [*(overrides or []), f"fit.features=[{features}]"]
+    if zero_cost_only:
+        if table is not None or source.endswith(".jsonl") or features is not None:
+            raise typer.BadParameter("--zero-cost-only scores a sample of CONFIG: no table and no --features")
+        from genas.display import Display
+
+        loaded = _load(source, overrides, logs)
+        with Display(quiet=as_json) as display:
+            result = fit_zero_cost(loaded, count, _names(metrics), display.counts("score"))
+        _answer(result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. Next: genas search {source}")
+        return
     if source.endswith(".jsonl"):
         from genas.config import Run, RunSettings, check_name, override
         from genas.yaml_reader import Document, validate
@@ -248,8 +274,53 @@ def evaluate(
     from supernet import read_table
 
     with Display(quiet=as_json) as display:
-        result = question(read_table(table), metric, train_size, trials, seed, display.fits()).to_json()
+        result = question(read_table(table), metric, train_size, trials, seed, display.counts("evaluate")).to_json()
     _answer(result, as_json, evaluated(result))
+
+
+@app.command()
+def score(
+    source: Source,
+    arch: Annotated[
+        list[str] | None, typer.Option("--arch", help="An architecture, as status prints it; may be repeated.")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count", help="The first of the run's plan. Left out: all that have labels, 20 where none have."
+        ),
+    ] = None,
+    metrics: Metrics = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write all: .csv, or .jsonl with scores as features.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of batch and initial weights; the run's where left out.")] = None,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """Training-free metrics of untrained architectures; those of labelled ones are kept as features."""
+    from genas.display import Display
+    from genas.scoring import score as question
+    from genas.scoring import write_scores
+    from genas.words import scored
+    from supernet import InputError
+
+    if out is not None and out.suffix not in (".csv", ".jsonl"):  # at once: scoring may take long
+        raise InputError(f"{out}: expected a name that ends with .csv or .jsonl")
+    loaded = _load(source, overrides, logs)
+    with Display(quiet=as_json) as display:
+        result = question(loaded, count, arch or (), _names(metrics), seed, display.counts("score"))
+    lines = [scored(result)]
+    if out is not None:
+        write_scores(result, out)
+        lines.append(f"Saved in {out}.")
+    if result["kept"] is not None:
+        lines.append(
+            f"Kept in {result['kept']}. Next: genas export-table {loaded.name} --out labels.jsonl | "
+            f"genas fit {loaded.name} --features {','.join(result['metrics'])}"
+        )
+    _answer(result, as_json, *lines)
 
 
 @app.command()
@@ -424,6 +495,12 @@ def _load(source: str, overrides: list[str] | None, logs: str) -> Run:
     from genas.config import load_run
 
     return load_run(source, overrides or [], logs)
+
+
+def _names(metrics: str | None) -> tuple[str, ...]:
+    from genas.scoring import DEFAULT_METRICS
+
+    return DEFAULT_METRICS if metrics is None else tuple(name.strip() for name in metrics.split(",") if name.strip())
 
 
 def _refuse_if_driven(loaded: Run) -> None:

@@ -58,10 +58,13 @@ class FitSettings(Settings):
         metric: the measured number that it learns.
         train_fraction: share of the labels that the predictor learns from while its Kendall tau is
             measured on the others. The predictor that searches learns from all.
+        features: numbers of each architecture, such as scores of ``genas score``, that the graph predictor sees
+            besides the graph. A predictor with features says how far they help; a search cannot use it.
         predictor: the graph predictor itself.
     """
 
     metric: str = "accuracy"
+    features: tuple[str, ...] = ()
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.8
     predictor: GraphPredictorSettings = GraphPredictorSettings()
 

@@ -70,9 +70,9 @@ class Display:
 
         return show
 
-    def fits(self) -> Callable[[int, int], None] | None:
-        """The progress function of an evaluation, (fits done, fits in all)."""
-        show = self.stage("evaluate")
+    def counts(self, name: str) -> Callable[[int, int], None] | None:
+        """The progress function of what is counted and not trained, (done, in all)."""
+        show = self.stage(name)
         if show is None:
             return None
         return lambda done, total: show(Progress(done, 0, total, (), None))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 
 from data_gen import label_table, read_store, run_lock
 from genas.config import FitSettings, Run
+from genas.scoring import DEFAULT_METRICS, PROXY, Progress, proxy_table, run_features
 from genas.stages import compare, digest, label_settings, resolve_space, saved_settings, single_thread
 from predictor import PREDICTORS, fit_graph, kendall_tau, tau_interval
 from predictor.evaluation import random_split
 from supernet import InputError, LabelTable
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
+from supernet.settings import nearest
 
 _FORMAT = 1
 """Of evaluation.json; another number makes fit run again."""
@@ -27,7 +30,7 @@ FEWEST_LABELS = 10
 """Below this many labelled architectures no predictor is fitted."""
 
 
-def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
+def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None = None) -> dict[str, Any]:
     """Fit the graph predictor on the run's labels and measure how far to trust it.
 
     Kendall tau is measured on held-out architectures, besides ridge regression and a perceptron on the
@@ -35,12 +38,13 @@ def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
 
     Args:
         table: labels to use instead of the run's own.
+        proxy: what the table's metric was made of where it is no measurement, see :func:`fit_zero_cost`.
 
     Returns:
         The content of ``predictor/evaluation.json``.
 
     Raises:
-        InputError: too few labels, or a metric that they do not have.
+        InputError: too few labels, or a metric or ``fit.features`` that they do not have.
     """
     if table is None:
         store = read_store(run.store)
@@ -55,11 +59,18 @@ def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
                 }  # one fit answers many limits
                 compare(run, "generate", saved, wanted)
             table = label_table(store, run.settings.space)
+            if run.settings.fit.features:
+                features = run_features(store, run.folder, run.settings.space.model_dump(mode="json"))
+                table = LabelTable(tuple(replace(row, features=features.get(row.id, {})) for row in table.rows))
         finally:
             store.close()
     if len(table) < FEWEST_LABELS:
         raise InputError(f"fit: {len(table)} labelled architectures; expected at least {FEWEST_LABELS}; generate more")
     folder, settings = run.folder / "predictor", run.settings.fit
+    if settings.features:
+        table = _with_features(table, settings.features, run.name)
+        predictor_settings = settings.predictor.model_copy(update={"use_features": True})
+        settings = settings.model_copy(update={"predictor": predictor_settings})
     made_from = digest(
         _FORMAT, _table_digest(table, settings.metric), settings.model_dump(mode="json"), run.settings.seed
     )
@@ -70,8 +81,51 @@ def fit(run: Run, table: LabelTable | None = None) -> dict[str, Any]:
         (folder / "evaluation.json").unlink(missing_ok=True)  # never beside a predictor that it does not describe
         evaluation = _fit_table(table, settings, run.settings.seed, folder)
         evaluation["made_from"] = made_from
+        if proxy is not None:
+            evaluation["proxy"] = proxy
         write_json(folder / "evaluation.json", evaluation)
     return evaluation
+
+
+def fit_zero_cost(
+    run: Run, count: int = 300, metrics: Iterable[str] = DEFAULT_METRICS, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Fit the graph predictor without labels: on training-free scores of a sample of the space, combined.
+
+    Its target is the rank of the sum of log ranks of the metrics, from 0 to 1, a proxy and not accuracy; so is what
+    Kendall tau is measured with. ``search`` works on it as on any other.
+
+    Args:
+        count: architectures to score, within the limits.
+        progress: called with architectures scored and in all.
+
+    Returns:
+        As :func:`fit`, with ``proxy``: ``metrics``, ``architectures``, ``images``, ``seconds``, ``invalid``.
+
+    Raises:
+        InputError: an unknown metric, or limits that leave too few architectures.
+    """
+    settings = run.settings.fit.model_copy(update={"metric": PROXY, "features": ()})
+    run = Run(folder=run.folder, settings=run.settings.model_copy(update={"fit": settings}))
+    if count < FEWEST_LABELS:
+        raise InputError(f"fit: {count} architectures to score; expected at least {FEWEST_LABELS}")
+    table, about = proxy_table(run, count, metrics, progress)
+    return fit(run, table, about)
+
+
+def _with_features(table: LabelTable, names: Sequence[str], run_name: str) -> LabelTable:
+    """The table with these features alone. Raises InputError where a row lacks one."""
+    rows = []
+    for row in table.rows:
+        for name in names:
+            if name not in row.features:
+                others = nearest(name, row.features) if row.features else "it has none"
+                raise InputError(
+                    f"fit.features: architecture {row.id!r} lacks {name!r}; {others}; `genas score {run_name} "
+                    f"--metrics {','.join(names)}` scores all that have labels"
+                )
+        rows.append(replace(row, features={name: row.features[name] for name in names}))
+    return LabelTable(tuple(rows))
 
 
 def _fit_table(table: LabelTable, settings: FitSettings, seed: int, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_gen import Task, open_store, plan, read_store, refuse_if_driven, run_lock, write_label_table
 from genas.config import Run
-from genas.ranking import cheap_features
+from genas.scoring import run_features
 from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, saved_settings, train_jobs
 from supernet import InputError
 from supernet.spaces import make_space
@@ -45,10 +45,12 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
 
 
 def export_table(run_folder: Path, out: Path) -> int:
-    """Write a run's labels as a graph-table file, cheap ones as features; returns the number of rows.
+    """Write a run's labels as a graph-table file; returns the number of rows.
+
+    Cheap labels and kept training-free scores are its features, each where an architecture has it.
 
     Raises:
-        InputError: a run without labels.
+        InputError: a run without labels, or scores that are damaged.
         UnavailableError: a folder that cannot be written.
     """
     store = read_store(run_folder / "store.db")
@@ -56,6 +58,8 @@ def export_table(run_folder: Path, out: Path) -> int:
         saved = saved_settings(store, "generate")
         if saved is None or not store.counts("generate")[1]:
             raise InputError(f"export: run {run_folder.name!r} has no labels yet; run generate first")
-        return write_label_table(store, make_space(saved["space"]), out, cheap_features(store))
+        return write_label_table(
+            store, make_space(saved["space"]), out, run_features(store, run_folder, saved["space"])
+        )
     finally:
         store.close()

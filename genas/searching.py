@@ -48,6 +48,11 @@ def search(run: Run) -> dict[str, Any]:
     predictor = GraphPredictor.load(run.folder / "predictor")
     if predictor.metric in _LOWER_IS_BETTER:
         raise InputError(f"search: fit.metric is {predictor.metric!r}, of which less is better; expected accuracy")
+    if predictor.encoder.features:
+        raise InputError(
+            f"search: the predictor needs the features {', '.join(predictor.encoder.features)}, which cost about a "
+            f"second of each of thousands of candidates; fit without fit.features (and fit.predictor.use_features)"
+        )
 
     def score(choices: Choices) -> NDArray[np.float64]:
         return predictor.predict([space.graph(architecture) for architecture in architectures(space, choices)])

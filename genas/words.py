@@ -23,10 +23,17 @@ def generated(result: dict[str, Any]) -> str:
 
 def fitted(result: dict[str, Any]) -> str:
     """A few lines for ``fit``."""
+    proxy = result.get("proxy")
     lines = [
-        f"fit: Kendall tau on {result['test_size']} held-out architectures after {result['train_size']} "
-        f"(larger is better, 95 % interval), {duration(result['seconds'])}"
+        f"fit: Kendall tau {'with the proxy ' if proxy else ''}on {result['test_size']} held-out architectures after "
+        f"{result['train_size']} (larger is better, 95 % interval), {duration(result['seconds'])}"
     ]
+    if proxy:
+        invalid = f", {proxy['invalid']} of them with an invalid score" if proxy["invalid"] else ""
+        lines.append(
+            f"  nothing was trained: the target is a proxy, not accuracy (rank by {', '.join(proxy['metrics'])}; "
+            f"{proxy['architectures']} architectures scored in {duration(proxy['seconds'])}{invalid})"
+        )
     for name, model in result["models"].items():
         low, high = model["tau_ci95"]
         lines.append(f"  {name:6} {model['tau']:6.3f}  [{low:.3f}, {high:.3f}]")
@@ -40,6 +47,31 @@ def fitted(result: dict[str, Any]) -> str:
             f"  so a perfect predictor would reach about {noise['ceiling']:.2f} against single trainings"
         )
     return "\n".join(lines)
+
+
+_MOST_SCORED = 10
+
+
+def scored(result: dict[str, Any]) -> str:
+    """A table of the best for ``score``."""
+    entries, names = result["architectures"], result["metrics"]
+    order = "" if len(names) == 1 else ", best first by the sum of log ranks"
+    seconds = ", ".join(f"{name} {duration(value)}" for name, value in result["seconds"].items())
+    width = max(len(entry["architecture"]) for entry in entries[:_MOST_SCORED])
+    lines = [
+        f"score: {len(entries)} architectures on {result['images']} training images{order}; higher is better in all, "
+        "nothing was trained",
+        f"  {'architecture':{width}}  " + "  ".join(f"{name:>12}" for name in names),
+    ]
+    for entry in entries[:_MOST_SCORED]:
+        cells = ["invalid" if value is None else f"{value:.6g}" for value in entry["scores"].values()]
+        lines.append(f"  {entry['architecture']:{width}}  " + "  ".join(f"{cell:>12}" for cell in cells))
+    if len(entries) > _MOST_SCORED:
+        lines.append(f"  and {len(entries) - _MOST_SCORED} more; --out and --json tell them all")
+    invalid = [f"{name} {count}" for name, count in result["invalid"].items() if count]
+    if invalid:
+        lines.append(f"  invalid: {', '.join(invalid)}")
+    return "\n".join([*lines, f"  median seconds a network: {seconds}"])
 
 
 def found(result: dict[str, Any]) -> str:
@@ -71,7 +103,7 @@ def _costs(entry: dict[str, Any], limits: dict[str, int]) -> str:
 
 
 def _score(result: dict[str, Any], value: float) -> str:
-    return f"{value:.2%}" if result["metric"] == "accuracy" else f"{value:.6g}"
+    return f"{value:.2%}" if result["metric"] == "accuracy" else f"{result['metric']} {value:.6g}"
 
 
 def retrained(result: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ def test_found():
     assert "winner 1 1: predicted 25.00%, 1.500 M MACs, 1,234 parameters" in text
     assert "random search with as many queries: predicted 12.50%" in text
     assert "no limit" in found(searched())
-    assert "predicted 0.25," in found(searched("loss"))
+    assert "predicted loss 0.25," in found(searched("loss"))
 
 
 def test_retrained():

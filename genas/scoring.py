@@ -1,0 +1,302 @@
+"""Training-free scores of a run's architectures: looked at, kept as features of its labels, or fitted instead of them.
+
+Kept scores lie in ``scores.json`` of the run's folder, whole or not at all, and none is computed twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_gen import Store, read_store
+from genas.config import Run
+from genas.ranking import cheap_features
+from genas.stages import label_settings, resolve, saved_settings, single_thread
+from supernet import Architecture, InputError, LabelRow, LabelTable, architectures, sample_distinct
+from supernet.files import read_json, write_json, write_text
+from supernet.spaces import AnySpace, make_space
+from supernet.table import write_table
+from training import DataInfo
+
+DEFAULT_METRICS = ("hook_logdet", "synflow", "params")
+"""Combined where none are named: on NAS-Bench-201 their log ranks say more than any of them."""
+
+PROXY = "zero_cost_proxy"
+"""The metric that scores are fitted as: the share of the scored architectures that one is as good as or better than."""
+
+_SAMPLE = 20
+"""Architectures that ``score`` draws where nothing else is said."""
+_KEEP_EVERY = 50
+
+Progress = Callable[[int, int], None]
+
+Kept = dict[str, dict[str, tuple[float | None, float]]]
+"""For each architecture's key and metric the value, None where invalid, and seconds."""
+
+
+def score(
+    run: Run,
+    count: int | None = None,
+    texts: Sequence[str] = (),
+    metrics: Iterable[str] = DEFAULT_METRICS,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Scores of architectures of the run's space on a batch of its training images, without training.
+
+    Those named by ``texts``; or the first ``count`` that ``generate`` would train; or all that have labels where the
+    run has any, else 20. The scores of a run with labels are kept in its ``scores.json``, and ``export_table`` writes
+    them as features.
+
+    Args:
+        seed: of the batch and initial weights; the run's where left out. Scores with another one are not kept.
+        progress: called with architectures done and in all.
+
+    Returns:
+        ``metrics``; ``architectures``, best first by the sum of log ranks, each with ``key``, ``architecture``,
+        ``scores`` (None where invalid, higher is better) and ``combined``; ``seconds`` (median) and ``invalid`` by
+        metric; ``images`` in the batch; ``seed``; ``kept``, the file or None.
+
+    Raises:
+        InputError: an unknown metric or architecture, or limits that leave too few architectures.
+    """
+    names = _metric_names(metrics)
+    if count is not None and (count < 1 or texts):
+        raise InputError(f"score: expected a count of at least 1, or architectures, got {count} and {len(texts)}")
+    run, info = resolve(run)
+    space, settings = run.settings.space, run.settings
+    labelled = [] if texts or count is not None or not run.store.is_file() else _labelled(run)
+    if texts:
+        chosen = list(dict.fromkeys(space.parse(text) for text in texts))
+    else:
+        chosen = labelled or _sample(run, _SAMPLE if count is None else count)
+    seed = settings.seed if seed is None else seed
+    kept = run.folder / "scores.json" if run.store.is_file() and seed == settings.seed else None
+    scores, images = _scores(run, info, chosen, names, seed, kept, progress)
+    combined = _combined(scores, names, chosen)
+    entries = [
+        {
+            "key": one.key,
+            "architecture": space.format(one),
+            "scores": {name: scores[one.key][name][0] for name in names},
+            "combined": float(combined[position]),
+            "choices": list(one.choices),
+        }
+        for position, one in enumerate(chosen)
+    ]
+    return {
+        "run": run.name,
+        "metrics": list(names),
+        "images": images,
+        "seed": seed,
+        "seconds": {name: statistics.median(scores[one.key][name][1] for one in chosen) for name in names},
+        "invalid": {name: sum(scores[one.key][name][0] is None for one in chosen) for name in names},
+        "kept": None if kept is None else str(kept),
+        "space": space.model_dump(mode="json"),
+        "architectures": [entries[position] for position in np.argsort(-combined, kind="stable")],
+    }
+
+
+def write_scores(result: Mapping[str, Any], path: Path) -> None:
+    """Write what :func:`score` returned as ``.csv``, or as a graph-table file with features (``.jsonl``).
+
+    An invalid score is empty in the CSV and the floor of scores, -1e12, among features. The graph table's metric is
+    the combination, ``zero_cost_proxy``.
+
+    Raises:
+        InputError: another ending.
+        UnavailableError: a folder that cannot be written.
+    """
+    entries = result["architectures"]
+    if path.suffix == ".csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["key", "architecture", "combined", *result["metrics"]])
+        for entry in entries:
+            writer.writerow([entry["key"], entry["architecture"], entry["combined"], *entry["scores"].values()])
+        write_text(path, text.getvalue())
+    elif path.suffix == ".jsonl":
+        write_table(_table(make_space(result["space"]), entries), path)
+    else:
+        raise InputError(f"{path}: expected a name that ends with .csv or .jsonl")
+
+
+def proxy_table(
+    run: Run, count: int, metrics: Iterable[str] = DEFAULT_METRICS, progress: Progress | None = None
+) -> tuple[LabelTable, dict[str, Any]]:
+    """A sample of the run's space within its limits as a label table whose metric is the combined rank of its scores.
+
+    Returns:
+        The table, its metric ``zero_cost_proxy`` from 0 to 1; and what it was made of.
+
+    Raises:
+        InputError: as :func:`score`.
+    """
+    names = _metric_names(metrics)
+    run, info = resolve(run)
+    chosen = _sample(run, count)
+    scores, images = _scores(run, info, chosen, names, run.settings.seed, run.folder / "scores.json", progress)
+    combined = _combined(scores, names, chosen)
+    entries = [
+        {"key": one.key, "choices": list(one.choices), "combined": float(combined[position]), "scores": {}}
+        for position, one in enumerate(chosen)
+    ]
+    about = {
+        "metrics": list(names),
+        "architectures": len(chosen),
+        "images": images,
+        "seconds": sum(seconds for one in chosen for _, seconds in scores[one.key].values()),
+        "invalid": sum(any(value is None for value, _ in scores[one.key].values()) for one in chosen),
+    }
+    return _table(run.settings.space, entries), about
+
+
+def score_features(folder: Path, space: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The kept scores of a run by architecture, as features of its labels; an invalid one is -1e12.
+
+    Args:
+        space: the settings of the space that the labels are of; scores of another one are left out.
+
+    Raises:
+        InputError: a file that is damaged or edited by hand.
+    """
+    content = read_json(folder / "scores.json")
+    if content is None or content["made_with"]["space"] != space:
+        return {}
+    return {
+        key: {name: _floored(entry[0]) for name, entry in known.items()} for key, known in content["scores"].items()
+    }
+
+
+def run_features(store: Store, folder: Path, space: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """All that is known of a run's architectures besides their labels: cheap labels and kept scores, by key."""
+    features = cheap_features(store)
+    for key, scores in score_features(folder, space).items():
+        features.setdefault(key, {}).update(scores)
+    return features
+
+
+def _floored(value: float | None) -> float:
+    if value is not None:
+        return value
+    from predictor.zero_cost import FLOOR  # torch comes with it
+
+    return FLOOR
+
+
+def _metric_names(metrics: Iterable[str]) -> tuple[str, ...]:
+    from predictor.zero_cost import metric_names  # torch comes with it
+
+    return metric_names(metrics)
+
+
+def _sample(run: Run, count: int) -> list[Architecture]:
+    """The first that ``generate`` would train."""
+    random = np.random.default_rng([run.settings.seed, 0])
+    return architectures(run.settings.space, sample_distinct(run.settings.space, count, random, run.settings.limits))
+
+
+def _labelled(run: Run) -> list[Architecture]:
+    store = read_store(run.store)
+    try:
+        saved = saved_settings(store, "generate")
+        if saved is not None and saved["space"] != run.settings.space.model_dump(mode="json"):
+            raise InputError(f"score: the labels of run {run.name!r} are of a space with other settings; set them back")
+        return [labels[0].architecture for labels in store.labels_by_architecture("generate")]
+    finally:
+        store.close()
+
+
+def _scores(
+    run: Run,
+    info: DataInfo,
+    chosen: Sequence[Architecture],
+    names: Sequence[str],
+    seed: int,
+    path: Path | None,
+    progress: Progress | None,
+) -> tuple[Kept, int]:
+    """Scores of all, those that are kept already left as they are; and images in the batch."""
+    from predictor.zero_cost import BATCH, score_network
+
+    settings, space = run.settings, run.settings.space
+    images, labels = _batch(run, info, seed, BATCH)
+    made_with = {
+        "seed": seed,
+        "images": len(images),
+        "sizes": dict(info.sizes),
+        "space": space.model_dump(mode="json"),
+        "data": label_settings(settings)["data"],
+    }
+    content = None if path is None else read_json(path)
+    found: Kept = {}
+    if content is not None and content["made_with"] == made_with:
+        found = {
+            key: {name: (value, seconds) for name, (value, seconds) in known.items()}
+            for key, known in content["scores"].items()
+        }
+
+    def keep() -> None:
+        if path is not None:
+            write_json(path, {"made_with": made_with, "scores": found})
+
+    fresh = 0
+    try:
+        for number, one in enumerate(chosen, 1):
+            known = found.setdefault(one.key, {})
+            missing = [name for name in names if name not in known]
+            if missing:
+                with single_thread():
+                    measured = score_network(space.graph(one), missing, images, labels, seed)
+                known.update({name: (s.value if s.valid else None, s.seconds) for name, s in measured.items()})
+                fresh += 1
+                if fresh % _KEEP_EVERY == 0:
+                    keep()
+            if progress is not None:
+                progress(number, len(chosen))
+    finally:  # stopped too
+        if fresh:
+            keep()
+    return found, len(images)
+
+
+def _batch(run: Run, info: DataInfo, seed: int, count: int) -> tuple[Any, Any]:
+    """Training images as the network gets them, without augmentation, and their labels."""
+    import torch
+
+    from data_gen import device_names
+    from training import load_split
+
+    split = load_split(info, "train")
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count]
+    mean, deviation = (torch.tensor(values) for values in (info.normalisation.mean, info.normalisation.deviation))
+    images = (split.images[chosen].float() / 255 - mean) / deviation
+    device = device_names(run.settings.workers)[0]
+    return images.permute(0, 3, 1, 2).to(device), split.labels[chosen].to(device)
+
+
+def _combined(scores: Kept, names: Sequence[str], chosen: Sequence[Architecture]) -> NDArray[np.float64]:
+    from predictor.zero_cost import log_rank_sum
+
+    values = {name: np.array([scores[one.key][name][0] for one in chosen], np.float64) for name in names}
+    return log_rank_sum(values)
+
+
+def _table(space: AnySpace, entries: Sequence[Mapping[str, Any]]) -> LabelTable:
+    """Ranks of ``combined`` as the metric, from 1 / count to 1; scores as features."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata([entry["combined"] for entry in entries]) / len(entries)
+    rows = []
+    for entry, rank in zip(entries, ranks.tolist(), strict=True):
+        architecture = Architecture(space.name, tuple(entry["choices"]))
+        features = {name: _floored(value) for name, value in entry["scores"].items()}
+        rows.append(LabelRow(entry["key"], space.graph(architecture), {PROXY: rank}, features, architecture.choices))
+    return LabelTable(tuple(rows))
