@@ -7,7 +7,6 @@ and a family like MobileNetV3 (Howard et al. 2019).
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,262 +15,21 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
-from supernet.settings import InputError, Settings, nearest
+from supernet.settings import InputError, nearest
 from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
-
-_MOST = 36  # options of a choice, one base-36 digit in a key
-
-_PLAIN = ("skip", "shortcut")
-_KERNELS = (
-    "sep_conv", "dil_conv", "mbconv", "conv", "conv_bn", "conv_bn_relu", "conv_bn_relu6", "conv_bn_hswish",
-    "relu_conv_bn", "max_pool_same", "avg_pool_same",
-)  # fmt: skip
-_POOLS = ("max_pool_same", "avg_pool_same")
-_OPS = _PLAIN + _KERNELS
-_LISTS = ("kernel", "expansion", "se", "hswish")
-_SHORT = re.compile(
-    r"(?P<op>[a-z][a-z0-9_]*?)(?:_(?P<kernel>\d+))?(?:_e(?P<expansion>\d+))?(?P<se>_se)?(?P<hswish>_hswish)?"
+from supernet.stage_settings import (
+    MOST,
+    PLAIN,
+    Candidate,
+    ConvolutionSettings,
+    HeadSettings,
+    StageSettings,
+    distinct,
 )
-
-
-def _as_tuple(value: object) -> object:
-    """One number stands for a list of it."""
-    return (value,) if isinstance(value, int) else tuple(value) if isinstance(value, list) else value
-
-
-def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(value)) != len(value):
-        raise ValueError("an option is named twice")
-    return value
-
-
-Kernel = Annotated[int, Field(ge=1, le=31)]
-Channels = Annotated[int, Field(ge=1, le=65536)]
-Kernels = Annotated[tuple[Kernel, ...], Field(min_length=1), AfterValidator(_distinct)]
-Expansions = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1), AfterValidator(_distinct)]
-Switches = Annotated[tuple[Literal[0, 1], ...], Field(min_length=1), AfterValidator(_distinct)]
-Widths = Annotated[
-    tuple[Annotated[float, Field(gt=0, le=16)], ...], Field(min_length=1, max_length=_MOST), AfterValidator(_distinct)
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One operation that a layer may apply; ``name`` is what a person types."""
-
-    op: str
-    kernel: int
-    expansion: int
-    se: int
-    hswish: int
-
-    @property
-    def name(self) -> str:
-        parts = [self.op]
-        if self.op not in _PLAIN:
-            parts.append(str(self.kernel))
-        if self.op == "mbconv":
-            parts.append(f"e{self.expansion}")
-            parts += ["se"] * self.se + ["hswish"] * self.hswish
-        return "_".join(parts)
-
-    def fits(self, inputs: int, outputs: int) -> bool:
-        """Whether it can make so many channels of so many: pools keep them."""
-        return self.op not in _POOLS or inputs == outputs
-
-    def is_identity(self, inputs: int, outputs: int, stride: int) -> bool:
-        """Whether it hands on what it is given."""
-        return self.op in _PLAIN and stride == 1 and inputs == outputs
-
-    def node(self, name: str, inputs: int, outputs: int, stride: int, side: int) -> Node:
-        """The operation from a picture of ``side`` pixels."""
-        attributes: dict[str, float] = {"in_": inputs, "out": outputs, "kernel": self.kernel, "stride": stride}
-        if self.op == "dil_conv":
-            attributes["dilation"] = 2
-        if self.op == "mbconv":
-            attributes |= {"expansion": self.expansion, "se": self.se, "hswish": self.hswish, "input_resolution": side}
-        return operation(self.op, name, **attributes, resolution=-(-side // stride))
-
-
-class CandidateSettings(Settings):
-    """Operations that a layer may apply: a list stands for any of its members, several lists for every combination.
-
-    A text such as ``sep_conv_5``, ``mbconv_3_e6_se`` or ``skip`` is short for one.
-
-    Attributes:
-        op: ``skip`` (identity, 1x1 convolution or factorized reduce, whatever the shapes need), ``shortcut`` (identity,
-            or 1x1 convolution and norm), ``sep_conv``, ``dil_conv`` (dilation 2), ``mbconv`` (inverted residual),
-            ``conv``, ``conv_bn``, ``conv_bn_relu``, ``conv_bn_relu6``, ``conv_bn_hswish``, ``relu_conv_bn``,
-            ``max_pool_same`` or ``avg_pool_same``; see :data:`supernet.operations.OPERATIONS`.
-        kernel: odd; not of ``skip`` and ``shortcut``.
-        expansion: of ``mbconv``: times so many channels inside.
-        se: of ``mbconv``: 1 with squeeze-excitation.
-        hswish: of ``mbconv``: 1 with hard swish, 0 with ReLU.
-    """
-
-    op: str
-    kernel: Kernels = (1,)
-    expansion: Expansions = (1,)
-    se: Switches = (0,)
-    hswish: Switches = (0,)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spell_out(cls, value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-        if isinstance(value, str):
-            found = _SHORT.fullmatch(value)
-            if found is None:
-                return {"op": value}
-            given = {name: text for name, text in found.groupdict().items() if text is not None}
-            numbers = {name: (int(given[name]),) for name in ("kernel", "expansion") if name in given}
-            return {"op": given["op"], **numbers, **{name: (1,) for name in ("se", "hswish") if name in given}}
-        if isinstance(value, Mapping):  # a strict reader no longer takes lists for tuples once they come from here
-            return {key: _as_tuple(one) if key in _LISTS else one for key, one in value.items()}
-        return value
-
-    @field_validator("op")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in _OPS:
-            raise ValueError(f"unknown operation {value!r:.60}; {nearest(value, _OPS)}")
-        return value
-
-    @field_validator("kernel")
-    @classmethod
-    def _odd(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(kernel % 2 == 0 for kernel in value):
-            raise ValueError("a kernel is even; expected odd ones, which keep the side")
-        return value
-
-    @model_validator(mode="after")
-    def _belong(self) -> CandidateSettings:
-        own = {"kernel": self.op in _KERNELS, **dict.fromkeys(("expansion", "se", "hswish"), self.op == "mbconv")}
-        for name, belongs in own.items():
-            if not belongs and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{self.op} has no {name}; leave it out")
-        if self.op in _KERNELS and "kernel" not in self.model_fields_set:
-            raise ValueError(f"{self.op} needs a kernel, such as {self.op}_3 or {{op: {self.op}, kernel: [3, 5]}}")
-        return self
-
-    @model_serializer
-    def _short(self) -> str | dict[str, Any]:
-        """As a person would write it."""
-        candidates = self.candidates
-        if len(candidates) == 1:
-            return candidates[0].name
-        fields = type(self).model_fields
-        return {
-            "op": self.op,
-            **{key: getattr(self, key) for key in _LISTS if getattr(self, key) != fields[key].default},
-        }
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Every combination."""
-        return tuple(
-            Candidate(self.op, *values) for values in product(self.kernel, self.expansion, self.se, self.hswish)
-        )
-
-
-class ConvolutionSettings(Settings):
-    """A convolution that every network has.
-
-    Attributes:
-        op: convolution, norm and activation.
-        channels: its outputs.
-        kernel: its kernel, odd.
-        stride: 2 halves the side.
-    """
-
-    op: Literal["conv_bn", "conv_bn_relu", "conv_bn_relu6", "conv_bn_hswish"] = "conv_bn_relu6"
-    channels: Channels = 16
-    kernel: Annotated[int, Field(ge=1, le=31)] = 3
-    stride: Literal[1, 2] = 1
-
-    @field_validator("kernel")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("the kernel is even; expected an odd one, which keeps the side")
-        return value
-
-
-class HeadSettings(ConvolutionSettings):
-    """The convolution before the global mean; its kernel is 1 unless it is said."""
-
-    channels: Channels = 1280
-    kernel: Annotated[int, Field(ge=1, le=31)] = 1
-
-
-class StageSettings(Settings):
-    """Layers of the same width, of which the first has the stride.
-
-    Attributes:
-        channels: outputs of each layer.
-        stride: of the first layer; the others have 1.
-        depth: layers, or ``[least, most]``, which makes their number a choice.
-        widths: factors on ``channels``, a choice where there are several.
-        divisor: what ``widths`` give is rounded to multiples of it, at least one.
-        operations: what a layer may apply. A layer leaves out what cannot make the channels it must, which are pools
-            where the number of channels changes.
-        apply: ``one`` of the operations, or ``any`` non-empty subset of them, whose outputs are summed.
-        share: all layers of the stage apply the same, which then is one choice.
-        residual: add a layer's input to what it gives: where the shape stays (True), or always, through a 1x1
-            convolution and norm where it changes ("projected"). Not where the layer is an identity.
-    """
-
-    channels: Channels
-    stride: Literal[1, 2] = 1
-    depth: Annotated[int, Field(ge=1, le=32)] | tuple[int, int] = 1
-    widths: Widths = (1.0,)
-    divisor: Annotated[int, Field(ge=1, le=64)] = 8
-    operations: Annotated[tuple[CandidateSettings, ...], Field(min_length=1)]
-    apply: Literal["one", "any"] = "one"
-    share: bool = False
-    residual: bool | Literal["projected"] = False
-
-    @field_validator("depth")
-    @classmethod
-    def _ordered(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        if not isinstance(value, int) and not 1 <= value[0] < value[1] <= 32:
-            raise ValueError(f"expected [least, most] with 1 <= least < most <= 32, or one number, got {list(value)}")
-        return value
-
-    @field_validator("operations")
-    @classmethod
-    def _named_once(cls, value: tuple[CandidateSettings, ...]) -> tuple[CandidateSettings, ...]:
-        names = [candidate.name for settings in value for candidate in settings.candidates]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"operation {twice[0]} is named twice")
-        return value
-
-    @model_validator(mode="after")
-    def _scaled(self) -> StageSettings:
-        if len(set(self.outputs)) != len(self.widths):
-            raise ValueError(f"two widths of {self.channels} channels are the same multiple of {self.divisor}")
-        return self
-
-    @property
-    def depths(self) -> tuple[int, int]:
-        """Least and most layers."""
-        return (self.depth, self.depth) if isinstance(self.depth, int) else self.depth
-
-    @property
-    def outputs(self) -> tuple[int, ...]:
-        """Channels by width."""
-        if self.widths == (1.0,):
-            return (self.channels,)
-        return tuple(self.divisor * max(1, round(self.channels * width / self.divisor)) for width in self.widths)
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        return tuple(candidate for settings in self.operations for candidate in settings.candidates)
-
 
 _LayerKey: TypeAlias = tuple[int, int, int, int, int, tuple[int, ...]]
 """(stage, layer, resolution, width before, width, the layer's choices)."""
@@ -376,8 +134,8 @@ class Stages(SearchSpace):
     kind: Literal["stages"] = "stages"
     resolutions: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
-        Field(min_length=1, max_length=_MOST),
-        AfterValidator(_distinct),
+        Field(min_length=1, max_length=MOST),
+        AfterValidator(distinct),
     ] = (1.0,)
     stem: ConvolutionSettings = ConvolutionSettings()
     stages: Annotated[tuple[StageSettings, ...], Field(min_length=1, max_length=32)]
@@ -416,8 +174,8 @@ class Stages(SearchSpace):
             raise ValueError(
                 f"stages.{number}: skip and shortcut are the same where the shape stays; expected one of them"
             )
-        if stage.apply == "one" and len(self.options(number, False)) > _MOST:
-            raise ValueError(f"stages.{number}: {len(stage.candidates)} operations; expected at most {_MOST}")
+        if stage.apply == "one" and len(self.options(number, False)) > MOST:
+            raise ValueError(f"stages.{number}: {len(stage.candidates)} operations; expected at most {MOST}")
 
     def _inputs(self, number: int) -> tuple[int, ...]:
         """Channels that a stage may be given, by the width before."""
@@ -547,7 +305,7 @@ class Stages(SearchSpace):
     def _hands_on(self, number: int, layer: int, options: Choices) -> NDArray[np.bool_]:
         """Whether a layer is an identity, if shapes stay; shape (architectures,)."""
         stage = self.stages[number]
-        plain = np.array([one.op in _PLAIN for one in self.options(number, layer == 0)])
+        plain = np.array([one.op in PLAIN for one in self.options(number, layer == 0)])
         if stage.apply == "one":
             if not options.shape[1]:
                 return np.full(len(options), bool(plain[0]))
@@ -806,14 +564,14 @@ class Stages(SearchSpace):
 
     def _works(self, number: int, first: bool) -> NDArray[np.bool_]:
         """Which operations of a layer are more than a way to hand on its input: a residual goes beside them."""
-        return np.array([one.op not in _PLAIN for one in self.options(number, first)])
+        return np.array([one.op not in PLAIN for one in self.options(number, first)])
 
     def _shortcut(
         self, number: int, place: _Place, applied: tuple[Candidate, ...]
     ) -> Literal["identity"] | Candidate | None:
         """What is added to the operations of a layer."""
         stage = self.stages[number]
-        if not stage.residual or all(one.op in _PLAIN for one in applied):
+        if not stage.residual or all(one.op in PLAIN for one in applied):
             return None
         inputs, outputs, stride, _ = self._shapes(number, place)
         if stride == 1 and inputs == outputs:

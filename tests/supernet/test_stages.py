@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from supernet import Architecture, InputError, OpSubset, architectures, graph_costs
 from supernet.export import network_source
 from supernet.network import build_network
-from supernet.stages import CandidateSettings, Stages
+from supernet.stage_settings import CandidateSettings
+from supernet.stages import Stages
 from tests.data import TABLES
 from tests.supernet.spaces import stages_spaces
 
