@@ -479,20 +479,27 @@ class Stages(SearchSpace):
         resolution, widths = self._plan.resolution(choices), self._plan.widths(choices)
         totals = self._fixed_costs[resolution, widths[:, -1]]
         for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
-            depths, every = part.depths(choices), np.arange(len(choices))
+            depths, state = part.depths(choices), (resolution, widths[:, number], widths[:, number + 1])
             for layer in range(stage.depths[1]):
                 table, residual = self._layer_costs[number][min(layer, 1)]
-                state = (resolution, widths[:, number], widths[:, number + 1])
-                place = part.layers[0 if stage.share else layer]
-                if stage.apply == "any":
-                    own = (choices[:, place, None] * table[state]).sum(axis=1)
-                    works = (choices[:, place] * self._works(number, layer == 0)).sum(axis=1) > 0
+                options = choices[:, part.layers[0 if stage.share else layer]]
+                works = self._works(number, layer == 0)
+                if (
+                    stage.apply == "any" and table[..., 0, 0].size == 1
+                ):  # the same for all: BLAS is fast, and exact here
+                    own = (options.astype(np.float64) @ table[0, 0, 0].astype(np.float64)).astype(np.int64)
+                    working = (options[:, works] > 0).any(axis=1)
+                elif stage.apply == "any":
+                    own = (options[:, :, None] * table[state]).sum(axis=1)
+                    working = (options[:, works] > 0).any(axis=1)
                 else:
-                    option = choices[:, place.start].astype(np.intp) if place.stop > place.start else 0 * every
-                    own = table[(*state, option)]
-                    works = self._works(number, layer == 0)[option]
-                own = own + works[:, None] * residual[state]
-                totals = totals + np.where((layer < depths)[:, None], own, 0)
+                    option = options[:, 0].astype(np.intp) if options.shape[1] else np.zeros(len(options), np.intp)
+                    own, working = table[(*state, option)], works[option]
+                if residual.any():
+                    own = own + working[:, None] * residual[state]
+                if layer >= part.least:
+                    own = own * (layer < depths)[:, None]
+                totals = totals + own
         return {name: totals[:, column] for column, name in enumerate(COST_NAMES)}
 
     def cheapest(self, cost: str) -> Architecture:
