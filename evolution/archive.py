@@ -38,6 +38,7 @@ class Archive:
     def admit(self, choices: Choices, count: int) -> Choices:
         """The first ``count`` networks that are valid, feasible and new, as canonical rows, shape (found, choices)."""
         start = len(self._rows)
+        choices = np.ascontiguousarray(choices, np.int8)  # the bytes of a row are its key
         valid = choices[self._space.is_valid(choices)] if len(choices) else choices
         valid = self._space.canonical(valid)
         for row in valid[within(self._space, valid, self._limits)]:
@@ -75,9 +76,9 @@ class Archive:
         return self._since(start)
 
     def explore(self, count: int, random: np.random.Generator) -> Choices:
-        """New feasible architectures one or two choices away from known ones.
+        """New feasible architectures one or two choices away from known ones, each in one of its disguises.
 
-        Fewer than ``count`` come back only when no known architecture has an unseen neighbour.
+        Fewer than ``count`` come back only when the neighbours of all known ones have been looked at.
         """
         start = len(self._rows)
         if count > 0 and not self._rows:

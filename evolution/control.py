@@ -94,16 +94,20 @@ def _approach(
     cost: str,
     tolerance: float,
 ) -> Choices:
-    """Where random walks come by that never go further from the target than the tolerance; last stops first."""
-    stops = [rows]
+    """Where random walks come by that never go further from the target than the tolerance; last stops first.
+
+    They walk among all forms of the networks; what is returned is canonical.
+    """
+    stops, rows = [rows], space.disguise(rows, random)
     gaps = np.abs(space.costs(rows)[cost] - target)
     for _ in range(4 * rows.shape[1]):
         where = random.random(rows.shape) < 1.5 / rows.shape[1]
         moved = redraw(rows, where, space.cardinalities, random)
         moved = np.where(space.is_valid(moved)[:, None], moved, rows)  # costs are asked of valid rows alone
-        ahead = np.abs(space.costs(moved)[cost] - target)
-        taken = within(space, moved, limits) & (ahead <= np.maximum(gaps, tolerance * target))
+        networks = space.canonical(moved)
+        ahead = np.abs(space.costs(networks)[cost] - target)
+        taken = within(space, networks, limits) & (ahead <= np.maximum(gaps, tolerance * target))
         rows = np.where(taken[:, None], moved, rows)
         gaps = np.where(taken, ahead, gaps)
-        stops.append(rows)
+        stops.append(space.canonical(rows))
     return np.concatenate(stops[::-1])

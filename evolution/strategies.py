@@ -100,6 +100,13 @@ class _Payments:
         return Trace(self.rows, self.scores)
 
 
+def _at_least_one(**arguments: int) -> None:
+    """Raises InputError for an argument below 1."""
+    for name, value in arguments.items():
+        if value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}")
+
+
 def random_strategy(
     space: SearchSpace,
     score: Score,
@@ -127,6 +134,7 @@ def evolution_strategy(
     parents: int = 5,
 ) -> Trace:
     """(mu + lambda) evolution as :func:`evolution.evolve` does it, in small generations. See :class:`Strategy`."""
+    _at_least_one(population=population, parents=parents)
     payments = _Payments(space, score, budget, None)
     settings = SearchSettings(population=population, parents=parents, queries=budget, keep=1)
     evolve(space, payments.pay, limits or {}, settings, random, first)
@@ -152,6 +160,7 @@ def aging_strategy(
         population: architectures alive.
         sample: how many of them, at random, the parent is the best of.
     """
+    _at_least_one(population=population, sample=sample)
     payments = _Payments(space, score, budget, limits)
     payments.pay(payments.archive.begin(first, min(population, budget), random))
     alive = deque(zip(payments.rows, payments.scores, strict=True), maxlen=population)
@@ -200,6 +209,7 @@ def model_strategy(
         batch: how many are paid for between two models.
         bonus: how many standard deviations are added to the mean.
     """
+    _at_least_one(batch=batch, **({} if start is None else {"start": start}))
     payments = _Payments(space, score, budget, limits)
     begun = start if start is not None else 20 if first is None else 10
     payments.pay(payments.archive.begin(first, min(begun, budget), random))

@@ -13,6 +13,7 @@ from supernet.operations import COST_NAMES, Costs, graph_costs
 from supernet.sampling import feasible_share, sample_distinct
 from supernet.settings import InputError, Settings
 from supernet.space import Architecture, Choices, SearchSpace, architectures
+from supernet.stages import Stages
 from supernet.table import LabelRow, LabelTable, read_table, write_table
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "OpSubset",
     "SearchSpace",
     "Settings",
+    "Stages",
     "architectures",
     "feasible_share",
     "graph_costs",

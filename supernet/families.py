@@ -236,9 +236,15 @@ class Families(SearchSpace):
         return (choices > 0).sum(axis=1), (choices >= self._first_pool).sum(axis=1)
 
     def canonical(self, choices: Choices) -> Choices:
-        """The same chains in the first slots."""
+        """The same chains in the first slots, without a first ``sum`` that has nothing to add, where depth allows."""
         order = np.argsort(choices == 0, axis=1, kind="stable")
-        return np.take_along_axis(choices, order, axis=1)
+        rows = np.take_along_axis(choices, order, axis=1)
+        sums = [option for option, block in enumerate(self._blocks, 1) if block.kind == "sum"]
+        if self.stem == "none" and sums and self.depth[1] > 1:
+            idle = (rows[:, 0] == sums[0]) & (rows[:, 1] != sums[0]) & ((rows > 0).sum(axis=1) > self.depth[0])
+            rows = np.where(idle[:, None], np.roll(rows, -1, axis=1), rows)
+            rows[idle, -1] = 0
+        return rows
 
     def sample(self, count: int, random: np.random.Generator) -> Choices:
         """Chains of a uniform depth, uniform over those of that depth, in uniform slots, shape (count, choices)."""

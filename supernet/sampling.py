@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supernet.settings import InputError
-from supernet.space import Choices, SearchSpace, check_limits
+from supernet.space import Choices, SearchSpace, check_cost, check_limits
 
 _BATCHES = (1024,) * 64 + (65_536,) * 400
 """Draws at a time, 26 million in all."""
@@ -116,6 +116,8 @@ def feasible_share(
     Counted where it is large; otherwise by levels, with a relative standard error of about .03 times the root of the
     number of halvings: .16 at one in ten million.
     """
+    for name in limits:
+        check_cost(name)
     fits = 0
     for _ in range(-(-draws // _LOOK)):
         fits += int((_excess(space, space.canonical(space.sample(_LOOK, random)), limits) <= 1).sum())

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Self, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ Choices: TypeAlias = NDArray[np.int8]
 """A batch of architectures, shape (architectures, choices)."""
 
 _KEY_LIMIT = 64
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-_OPTIONS = frozenset(range(len(_DIGITS)))
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_OPTIONS = frozenset(range(len(DIGITS)))
 
 _TRIES = 8
 """How often an invalid child is drawn again before it stays as its parent."""
@@ -62,7 +63,7 @@ class Architecture:
     @property
     def digits(self) -> str:
         """The choices, one base-36 digit each."""
-        return "".join([_DIGITS[choice] for choice in self.choices])
+        return "".join([DIGITS[choice] for choice in self.choices])
 
     def row(self) -> Choices:
         """The architecture as a batch of one, shape (1, choices)."""
@@ -88,6 +89,10 @@ class SearchSpace(Settings, ABC):
     input_size: Annotated[int, Field(ge=1, le=1024)] = 32
     input_channels: Annotated[int, Field(ge=1, le=16)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 100
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - pydantic's
+        """A space of its own: what this one has computed from its settings is not handed on."""
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **(update or {})})
 
     @property
     def name(self) -> str:
@@ -134,12 +139,12 @@ class SearchSpace(Settings, ABC):
         The default is a base-36 digit for each choice; blanks between them mean nothing.
         """
         digits, counts = "".join(text.split()).lower(), self.cardinalities
-        if len(digits) != len(counts) or set(digits) - set(_DIGITS):
+        if len(digits) != len(counts) or set(digits) - set(DIGITS):
             raise InputError(
                 f"architecture {text!r:.80}: expected {len(counts)} digits, one for each choice of space "
                 f"{self.name!r}, got {len(digits)} characters"
             )
-        architecture = Architecture(self.name, tuple(map(_DIGITS.index, digits)))
+        architecture = Architecture(self.name, tuple(map(DIGITS.index, digits)))
         self.check(architecture)
         return architecture
 
@@ -185,7 +190,7 @@ class SearchSpace(Settings, ABC):
     def mutate(self, choices: Choices, random: np.random.Generator, changes: float = 1.0) -> Choices:
         """Valid rows in which each choice was given another option with chance ``changes`` / choices.
 
-        A row stays as it was where no valid one was met.
+        A row stays the same network where no valid one was met.
         """
         rows, counts = self.disguise(choices, random), self.cardinalities
         result, open_ = rows.copy(), np.arange(len(rows))
@@ -202,7 +207,7 @@ class SearchSpace(Settings, ABC):
     def crossover(self, first: Choices, second: Choices, random: np.random.Generator) -> Choices:
         """Valid children of two batches of parents: each choice from either with equal chance.
 
-        A child that is not valid is drawn again; where none is, it is the first parent.
+        A child that is not valid is drawn again; where none is, it is the first parent's network.
         """
         first, second = self.disguise(first, random), self.disguise(second, random)
         result, open_ = first.copy(), np.arange(len(first))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +25,7 @@ _KERNELS = (
     "relu_conv_bn", "max_pool_same", "avg_pool_same",
 )  # fmt: skip
 _POOLS = ("max_pool_same", "avg_pool_same")
+_SPATIAL = (*_POOLS, "sep_conv", "dil_conv", "mbconv")
 _OPS = PLAIN + _KERNELS
 _LISTS = ("kernel", "expansion", "se", "hswish")
 _SHORT = re.compile(
@@ -44,7 +46,8 @@ def distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Kernel = Annotated[int, Field(ge=1, le=31)]
-Channels = Annotated[int, Field(ge=1, le=65536)]
+_CHANNELS = 65536
+Channels = Annotated[int, Field(ge=1, le=_CHANNELS)]
 Kernels = Annotated[tuple[Kernel, ...], Field(min_length=1), AfterValidator(distinct)]
 Expansions = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1), AfterValidator(distinct)]
 Switches = Annotated[tuple[Literal[0, 1], ...], Field(min_length=1), AfterValidator(distinct)]
@@ -116,6 +119,8 @@ class CandidateSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _spell_out(cls, value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+        if isinstance(value, str) and value in _OPS:
+            return {"op": value}
         if isinstance(value, str):
             found = _SHORT.fullmatch(value)
             if found is None:
@@ -147,6 +152,8 @@ class CandidateSettings(Settings):
         for name, belongs in own.items():
             if not belongs and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{self.op} has no {name}; leave it out")
+        if self.op in _SPATIAL and "kernel" in self.model_fields_set and 1 in self.kernel:
+            raise ValueError(f"{self.op} with a kernel of 1 sees a single pixel; expected at least 3")
         if self.op in _KERNELS and "kernel" not in self.model_fields_set:
             raise ValueError(f"{self.op} needs a kernel, such as {self.op}_3 or {{op: {self.op}, kernel: [3, 5]}}")
         return self
@@ -238,8 +245,8 @@ class StageSettings(Settings):
     @field_validator("operations")
     @classmethod
     def _named_once(cls, value: tuple[CandidateSettings, ...]) -> tuple[CandidateSettings, ...]:
-        names = [candidate.name for settings in value for candidate in settings.candidates]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = Counter(candidate.name for settings in value for candidate in settings.candidates)
+        twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise ValueError(f"operation {twice[0]} is named twice")
         return value
@@ -248,6 +255,11 @@ class StageSettings(Settings):
     def _scaled(self) -> StageSettings:
         if len(set(self.outputs)) != len(self.widths):
             raise ValueError(f"two widths of {self.channels} channels are the same multiple of {self.divisor}")
+        inside = max(self.outputs) * max(one.expansion for one in self.candidates)
+        if inside > _CHANNELS:
+            raise ValueError(f"{inside:,} channels, width and expansion included; expected at most {_CHANNELS:,}")
+        if len(self.candidates) > MOST:
+            raise ValueError(f"{len(self.candidates)} operations; expected at most {MOST}")
         return self
 
     @property

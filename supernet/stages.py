@@ -7,6 +7,7 @@ and a family like MobileNetV3 (Howard et al. 2019).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
 from supernet.settings import InputError, nearest
-from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
+from supernet.space import DIGITS, Architecture, Choices, SearchSpace, check_cost, in_range
 from supernet.stage_settings import (
     MOST,
     PLAIN,
@@ -30,6 +31,9 @@ from supernet.stage_settings import (
     StageSettings,
     distinct,
 )
+
+_REMEMBERED = 20_000
+"""Layers of which nodes and edges are kept."""
 
 _LayerKey: TypeAlias = tuple[int, int, int, int, int, tuple[int, ...]]
 """(stage, layer, resolution, width before, width, the layer's choices)."""
@@ -110,6 +114,11 @@ class _Plan:
         return np.stack([stem, *(stage.widths(choices) for stage in self.stages)], axis=1)
 
 
+def _width(value: float) -> str:
+    """As short as it can be read again."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
 def _index(text: str, where: str, word: str, known: list[str]) -> int:
     """The position of a word among those known. Raises InputError naming the nearest."""
     if word not in known:
@@ -159,7 +168,7 @@ class Stages(SearchSpace):
                 side = -(-side // 2)
         for number, stage in enumerate(self.stages):
             self._check_stage(number, stage)
-        if not self._plan.cardinalities:
+        if self.size == 1:
             raise ValueError("nothing to choose: every network would be the same; expected several options")
         return self
 
@@ -174,8 +183,10 @@ class Stages(SearchSpace):
             raise ValueError(
                 f"stages.{number}: skip and shortcut are the same where the shape stays; expected one of them"
             )
-        if stage.apply == "one" and len(self.options(number, False)) > MOST:
-            raise ValueError(f"stages.{number}: {len(stage.candidates)} operations; expected at most {MOST}")
+        if stage.stride == 2 and min(stage.outputs) < 2 and any(one.op == "skip" for one in stage.candidates):
+            raise ValueError(
+                f"stages.{number}: skip with stride 2 makes channels by halves; expected at least 2 channels"
+            )
 
     def _inputs(self, number: int) -> tuple[int, ...]:
         """Channels that a stage may be given, by the width before."""
@@ -271,65 +282,70 @@ class Stages(SearchSpace):
         return rows
 
     def canonical(self, choices: Choices) -> Choices:
-        """Layers that hand on what they are given come last, are left out where the depth allows, and say nothing."""
+        """Within a stage, layers that hand on what they are given come last, and are left out where the depth allows.
+
+        What two stages of the same shape might share between them is not looked at.
+        """
         rows = choices.copy()
         widths = self._plan.widths(choices)
         for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
             active = part.active(choices)
-            idle = ~active
-            if not stage.share:
-                first_stays = self._first_stays(number, widths)
-                for layer, place in enumerate(part.layers):
-                    same = first_stays if layer == 0 else np.ones(len(rows), np.bool_)
-                    idle[:, layer] |= same & self._hands_on(number, layer, rows[:, place])
-                if len(part.layers) > 1:
-                    self._compact(rows, part, idle, first_stays)
-            if part.depth is not None and not stage.share:
-                rows[:, part.depth] = np.maximum((~idle).sum(axis=1) - stage.depths[0], 0)
-            elif part.depth is not None:  # whatever the first layer does, the later ones hand it on
-                rows[:, part.depth] = np.where(
-                    self._hands_on(number, 1, rows[:, part.layers[0]]), 0, rows[:, part.depth]
-                )
-            silent = ~part.active(rows)
+            applied = np.stack([self._bits(number, layer, rows) for layer in range(len(part.layers))], axis=1)
+            plain = np.array([one.op in PLAIN for one in stage.candidates])
+            idle = (applied.sum(axis=2) == 1) & (applied & plain).any(axis=2)
+            if stage.share:
+                if part.depth is not None:  # whatever the first layer does, the later ones hand it on
+                    rows[:, part.depth] = np.where(idle[:, 0], 0, rows[:, part.depth])
+                continue
+            idle[:, 0] &= self._first_stays(number, widths)
+            idle |= ~active
+            order = np.argsort(idle, axis=1, kind="stable")
+            front = np.take_along_axis(applied, order[:, :1, None], axis=1)[:, 0]
+            fits = ~front[:, ~self._possible(number)].any(axis=1)  # what comes first must be able to
+            idle[:, 0] &= fits
+            order = np.argsort(idle, axis=1, kind="stable")
+            applied = np.take_along_axis(applied, order[:, :, None], axis=1)
+            if part.depth is not None:
+                rows[:, part.depth] = np.maximum((~idle).sum(axis=1) - part.least, 0)
+            active = part.active(rows)
             for layer, place in enumerate(part.layers):
-                rows[:, place] = np.where(silent[:, layer, None], 0, rows[:, place])
+                options = self._from_bits(number, layer, applied[:, layer])
+                rows[:, place] = np.where(active[:, layer, None], options, 0)
         return rows
 
     def _first_stays(self, number: int, widths: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Whether a stage's first layer is as its later ones: the same shapes, the same operations to choose from."""
+        """Whether a stage's first layer makes the shapes that its later ones do, shape (architectures,)."""
         stage = self.stages[number]
-        alike = stage.stride == 1 and self.options(number, True) == self.options(number, False)
         before = np.asarray(self._inputs(number))[widths[:, number]]
-        return np.asarray(alike & (before == np.asarray(stage.outputs)[widths[:, number + 1]]), np.bool_)
+        same = before == np.asarray(stage.outputs)[widths[:, number + 1]]
+        return np.asarray((stage.stride == 1) & same, np.bool_)
 
-    def _hands_on(self, number: int, layer: int, options: Choices) -> NDArray[np.bool_]:
-        """Whether a layer is an identity, if shapes stay; shape (architectures,)."""
-        stage = self.stages[number]
-        plain = np.array([one.op in PLAIN for one in self.options(number, layer == 0)])
-        if stage.apply == "one":
-            if not options.shape[1]:
-                return np.full(len(options), bool(plain[0]))
-            return np.asarray(plain[options[:, 0]], np.bool_)
-        alone = options.sum(axis=1) == 1
-        return np.asarray(alone & (options[:, plain].sum(axis=1) == 1), np.bool_)
+    def _possible(self, number: int) -> NDArray[np.bool_]:
+        """Which candidates of a stage its first layer may apply."""
+        known = self.options(number, True)
+        return np.array([one in known for one in self.stages[number].candidates])
 
-    def _compact(
-        self, rows: Choices, part: _StagePlan, idle: NDArray[np.bool_], first_stays: NDArray[np.bool_]
-    ) -> None:
-        """Move layers that are not idle to the front, in their order; the first only where it is as the others."""
-        ranks = idle.astype(np.int64)
-        ranks[:, 0] = np.where(first_stays, ranks[:, 0], -1)
-        order = np.argsort(ranks, axis=1, kind="stable")
-        width = part.layers[1].stop - part.layers[1].start
-        if not width:
-            return
-        first = part.layers[0]
-        alike = first.stop - first.start == width
-        start = 0 if alike else 1
-        blocks = np.stack([rows[:, place] for place in part.layers[start:]], axis=1)
-        moved = np.take_along_axis(blocks, order[:, start:, None] - start, axis=1)
-        for layer, place in enumerate(part.layers[start:]):
-            rows[:, place] = moved[:, layer]
+    def _bits(self, number: int, layer: int, rows: Choices) -> NDArray[np.bool_]:
+        """Which candidates of a stage a layer applies, (architectures, candidates)."""
+        stage, options = self.stages[number], rows[:, self._plan.stages[number].layers[layer]]
+        every = np.ones(len(stage.candidates), np.bool_)
+        places = np.flatnonzero(self._possible(number) if layer == 0 or stage.share else every)
+        bits = np.zeros((len(rows), len(stage.candidates)), np.bool_)
+        if stage.apply == "any":
+            bits[:, places] = options > 0
+        else:
+            chosen = options[:, 0].astype(np.intp) if options.shape[1] else np.zeros(len(rows), np.intp)
+            bits[np.arange(len(rows)), places[chosen]] = True
+        return bits
+
+    def _from_bits(self, number: int, layer: int, bits: NDArray[np.bool_]) -> Choices:
+        """The inverse of :meth:`_bits`: a layer's choices."""
+        own = bits[:, self._possible(number)] if layer == 0 else bits
+        if self.stages[number].apply == "any":
+            return own.astype(np.int8)
+        place = self._plan.stages[number].layers[layer]
+        options: Choices = own.argmax(axis=1).astype(np.int8)[:, None]
+        return options[:, : place.stop - place.start]
 
     # Text.
 
@@ -351,14 +367,18 @@ class Stages(SearchSpace):
                 for layer in range(1 if stage.share else depth)
             ]
             text = f"{depth}*{layers[0]}" if stage.share and part.depth is not None else ",".join(layers)
-            width = f"@{stage.widths[part.widths(row)[0]]:g}" if len(stage.widths) > 1 else ""
+            width = f"@{_width(stage.widths[part.widths(row)[0]])}" if len(stage.widths) > 1 else ""
             words.append(text + width)
         return " ".join(words)
 
     def parse(self, text: str) -> Architecture:
         """What ``format`` writes, or a digit for each choice."""
         words = text.split()
-        if words and set("".join(words)) <= set("0123456789"):
+        digits = "".join(words)
+        is_row = len(digits) == len(self.cardinalities) and all(
+            DIGITS.find(digit) in range(count) for digit, count in zip(digits, self.cardinalities, strict=True)
+        )
+        if is_row or (digits and set(digits) <= set("0123456789")):
             return super().parse(text)
         expected = len(self.stages) + (len(self.resolutions) > 1)
         if len(words) != expected:
@@ -383,11 +403,11 @@ class Stages(SearchSpace):
             wanted = "an @ and a width" if not at else "no width, which is no choice there"
             raise InputError(f"architecture {text!r:.80}: {where}: expected {wanted}, got {word!r:.60}")
         if part.width is not None:
-            row[part.width] = _index(text, f"{where}, width", width, [f"{one:g}" for one in stage.widths])
+            row[part.width] = _index(text, f"{where}, width", width, [_width(one) for one in stage.widths])
         least, most = stage.depths
         if stage.share and part.depth is not None:
             count, star, body = body.partition("*")
-            if not star or not count.isdecimal():
+            if not star or not re.fullmatch("[0-9]{1,2}", count):
                 raise InputError(f"architecture {text!r:.80}: {where}: expected as 2*OPERATION, got {word!r:.60}")
             layers, depth = [body], int(count)
         else:
@@ -425,8 +445,9 @@ class Stages(SearchSpace):
     # Graph and costs.
 
     def graph(self, architecture: Architecture) -> ArchGraph:
-        choices = architecture.choices
-        if architecture.space != self.name or len(choices) != len(self.cardinalities):
+        choices, counts = architecture.choices, self.cardinalities
+        known = architecture.space == self.name and len(choices) == len(counts)
+        if not (known and all(choice < count for choice, count in zip(choices, counts, strict=True))):
             self.check(architecture)  # says what is wrong
         resolution = choices[self._plan.resolution_place] if self._plan.resolution_place is not None else 0
         nodes: list[Node] = [*self._before(resolution)]
@@ -440,6 +461,8 @@ class Stages(SearchSpace):
                 made = self._layers.get(key)
                 if made is None:
                     self.check(architecture)
+                    if len(self._layers) >= _REMEMBERED:  # subsets of many operations hardly come again
+                        self._layers.clear()
                     made = self._layers[key] = self._layer(*key)
                 source = len(nodes) - 1
                 nodes += made[0]
@@ -484,14 +507,14 @@ class Stages(SearchSpace):
                 table, residual = self._layer_costs[number][min(layer, 1)]
                 options = choices[:, part.layers[0 if stage.share else layer]]
                 works = self._works(number, layer == 0)
-                if (
-                    stage.apply == "any" and table[..., 0, 0].size == 1
-                ):  # the same for all: BLAS is fast, and exact here
-                    own = (options.astype(np.float64) @ table[0, 0, 0].astype(np.float64)).astype(np.int64)
-                    working = (options[:, works] > 0).any(axis=1)
-                elif stage.apply == "any":
-                    own = (options[:, :, None] * table[state]).sum(axis=1)
-                    working = (options[:, works] > 0).any(axis=1)
+                own: NDArray[np.int64]
+                working: NDArray[np.bool_]
+                if stage.apply == "any":
+                    if table[..., 0, 0].size == 1:  # one table for all: BLAS is fast, and exact below 2**53
+                        own = (options.astype(np.float64) @ table[0, 0, 0].astype(np.float64)).astype(np.int64)
+                    else:
+                        own = (options[:, :, None] * table[state]).sum(axis=1)
+                    working = np.asarray((options[:, works] > 0).any(axis=1), np.bool_)
                 else:
                     option = options[:, 0].astype(np.intp) if options.shape[1] else np.zeros(len(options), np.intp)
                     own, working = table[(*state, option)], works[option]
@@ -537,20 +560,28 @@ class Stages(SearchSpace):
             return {**part, "channels": max(2, round(part["channels"] * factor))}
 
         settings = self.model_dump()
+        stages = [
+            {**scaled(stage), "divisor": max(1, round(stage["divisor"] * factor))} for stage in settings["stages"]
+        ]
+        head = settings["head"] and scaled(settings["head"])
         try:
-            return Stages.model_validate(
-                {
-                    **settings,
-                    "stem": scaled(settings["stem"]),
-                    "stages": [
-                        {**scaled(stage), "divisor": max(1, round(stage["divisor"] * factor))}
-                        for stage in settings["stages"]
-                    ],
-                    "head": settings["head"] and scaled(settings["head"]),
-                }
+            narrow = Stages.model_validate(
+                {**settings, "stem": scaled(settings["stem"]), "stages": stages, "head": head}
             )
         except ValidationError as error:
-            raise InputError(f"stages: at {factor:g} of its width two options of a stage become the same") from error
+            raise InputError(f"stages: not at {factor:g} of its width ({error.errors()[0]['msg']})") from error
+        for number in range(len(self.stages)):
+            if narrow._kept(number) != self._kept(number):
+                raise InputError(
+                    f"stages: at {factor:g} of its width, layers of stages.{number} would have other operations to "
+                    f"choose from, or keep other shapes"
+                )
+        return narrow
+
+    def _kept(self, number: int) -> tuple[object, ...]:
+        """What a narrower space must have as this one: operations, and where channels stay the same."""
+        pairs = product(self._inputs(number), self.stages[number].outputs)
+        return self.options(number, True), tuple(inputs == outputs for inputs, outputs in pairs)
 
     def _architecture(self, state: list[int], operations: list[int]) -> Architecture:
         """Of a resolution, a width a stage, an operation a layer that may differ, and the least layers."""

@@ -26,7 +26,7 @@ from supernet.settings import nearest
 Metric: TypeAlias = Callable[[Probe], float]
 """A network at initialisation and a batch: a number, higher is better; not finite where it says nothing."""
 
-_EXACT = 2**22
+_EXACT = 2**17
 """Codes added up at a time: their count is exact in float32."""
 _SINGULAR = 1e-12
 """A kernel's least eigenvalue over its largest below which it has no determinant."""
@@ -177,7 +177,8 @@ def expressivity(probe: Probe) -> float:
 
 def progressivity(probe: Probe) -> float:
     """The least gain in :func:`expressivity` from a block to the next (Lee and Ham 2024, AZ-NAS), in nats."""
-    return min((after - before for before, after in pairwise(_entropies(probe))), default=math.nan)
+    gains = [after - before for before, after in pairwise(_entropies(probe))]
+    return float(np.min(gains)) if gains else math.nan  # NumPy's: it does not pass over what is not a number
 
 
 def trainability(probe: Probe) -> float:

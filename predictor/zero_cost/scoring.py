@@ -99,6 +99,8 @@ def _score(name: str, probe: Probe) -> Score:
     reason = "not a finite number"
     try:
         value = METRICS[name](probe)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # says something of the machine, not of the network
+        raise
     except (ValueError, RuntimeError, ArithmeticError) as error:  # cannot be built, too small a picture, no convergence
         value, reason = math.nan, f"{type(error).__name__}: {error!s:.200}"
     seconds = time.perf_counter() - started

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution import closest_in_macs
-from supernet import InputError, OpSubset, architectures
+from supernet import Darts, InputError, OpSubset, Stages, architectures
 from supernet.op_subset import LayerSettings
 
 DEFAULT = OpSubset()
@@ -13,6 +13,16 @@ TINY = OpSubset(layers=(LayerSettings(channels=8),), operations=("skip", "sep_co
 
 def macs(space, architecture, cost="macs"):
     return int(space.costs(architecture.row())[cost][0])
+
+
+DEEP = Stages.model_validate(
+    {
+        "stages": [
+            {"channels": 16, "depth": (1, 12), "operations": ["skip", {"op": "mbconv", "kernel": (3, 5)}]}
+            for _ in range(3)
+        ]
+    }
+)
 
 
 @given(st.integers(9_000_000, 17_500_000), st.integers(0, 2**32), st.sampled_from(["macs", "conv_macs"]))
@@ -65,3 +75,14 @@ def test_refuses_a_target_or_tolerance_that_makes_no_sense(target, tolerance):
 def test_refuses_an_unknown_cost():
     with pytest.raises(InputError, match=r"unknown cost 'mac'; known: .* Did you mean 'macs'"):
         closest_in_macs(DEFAULT, 10_000_000, {}, np.random.default_rng(0), cost="mac")
+
+
+@pytest.mark.parametrize("space", [DEEP, Darts(cells=3, channels=4)], ids=["stages", "darts"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_network_that_is_excluded_comes_in_no_other_form(space, seed):
+    least = space.cheapest("macs")
+    assert (space.canonical(least.row()) == least.row()).all()
+    target = macs(space, least)
+    match = closest_in_macs(space, target, {}, np.random.default_rng(seed), tolerance=1e-3, excluded=[least.key])
+    assert (space.canonical(match.architecture.row()) == match.architecture.row()).all()
+    assert match.architecture != least

@@ -265,3 +265,19 @@ def test_evolution_alone_needs_no_scipy():
     """Recipes are read with it, and reading one must be quick."""
     code = "import sys, evolution; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_row_of_wider_integers_is_the_same_network():
+    first = LAYERS.sample(20, np.random.default_rng(0))
+    score = recorder(LAYERS)
+    trace = STRATEGIES["evolution"](LAYERS, score, 30, np.random.default_rng(0), first=first.astype(np.int64))
+    assert len({tuple(row) for row in trace.choices.tolist()}) == len(trace.choices) == 30
+
+
+@pytest.mark.parametrize(
+    ("strategy", "wrong"),
+    [("aging", "population"), ("aging", "sample"), ("evolution", "parents"), ("model", "batch"), ("model", "start")],
+)
+def test_arguments_below_one_are_refused(strategy, wrong):
+    with pytest.raises(InputError, match=f"{wrong}: expected at least 1, got 0"):
+        STRATEGIES[strategy](LAYERS, recorder(LAYERS), 10, np.random.default_rng(0), **{wrong: 0})

@@ -409,3 +409,21 @@ def test_a_new_operation_and_a_new_metric_need_nothing_else(monkeypatch):
     monkeypatch.setitem(METRICS, "outputs", lambda probe: float(probe.network(probe.images).shape[1]))
     graph = chain(stem(), operation("twice", out=6, resolution=4), *head())
     assert value(graph, "outputs") == 5
+
+
+def test_what_says_nothing_anywhere_in_a_chain_is_not_passed_over():
+    """Blocks conv, conv, nothing, conv: two gains are no numbers, one is."""
+    conv = operation("conv_bn_relu", in_=6, out=6, kernel=3, stride=1, resolution=4)
+    dead = chain(stem(), conv, operation("zero", out=6, resolution=4), conv, *head())
+    score = score_network(dead, ["expressivity", "progressivity"], *batch())
+    assert not score["expressivity"].valid
+    assert not score["progressivity"].valid
+
+
+def test_a_machine_without_memory_says_nothing_of_the_network(monkeypatch):
+    def full(probe):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(METRICS, "synflow", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        score_network(chain(stem(), *head()), ["synflow"], *batch())

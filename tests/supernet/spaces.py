@@ -79,8 +79,8 @@ def stage_settings(draw):
 
 
 @st.composite
-def stages_spaces(draw):
-    """Small spaces of stages with every option."""
+def stages_spaces(draw, most=2):
+    """Small spaces with every option: one stage or ``most`` such, and a last one that is the same in all."""
     return Stages.model_validate(
         {
             "input_size": draw(st.sampled_from((8, 9, 13))),
@@ -89,7 +89,7 @@ def stages_spaces(draw):
             "resolutions": draw(st.sampled_from(((1.0,), (1.0,), (0.75, 1.0)))),
             "stem": {"op": draw(st.sampled_from(("conv_bn", "conv_bn_hswish"))), "channels": draw(st.integers(1, 9))},
             "stages": [
-                *draw(st.lists(stage_settings(), max_size=2)),
+                *draw(st.lists(stage_settings(), min_size=1, max_size=most)),
                 {"channels": 4, "operations": ["conv_bn_3", "sep_conv_3"]},  # something to choose
             ],
             "head": draw(st.sampled_from((None, {"channels": 8}))),

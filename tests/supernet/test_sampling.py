@@ -257,3 +257,8 @@ def test_as_many_as_there_are():
     assert len(up_to(space, 50, np.random.default_rng(0), {})) == 12
     rows = sample_distinct(space, 12, np.random.default_rng(0))
     assert (up_to(space, 7, np.random.default_rng(0), {}) == rows[:7]).all()
+
+
+def test_a_limit_on_an_unknown_cost_has_no_share():
+    with pytest.raises(InputError, match="cost 'flops' is not one of"):
+        feasible_share(OpSubset(), {"flops": 1}, np.random.default_rng(0))

@@ -69,14 +69,16 @@ def test_parse_and_format_are_inverse(given_pair):
     assert (space.canonical(again.row()) == space.canonical(architecture.row())).all()
 
 
-@given(spaces_with_architecture())
-def test_an_architecture_of_another_space_has_no_graph(given_pair):
+@given(spaces_with_architecture(), st.data())
+def test_an_architecture_of_another_space_has_no_graph(given_pair, data):
     space, architecture = given_pair
     choices = architecture.choices
+    place = data.draw(st.integers(0, len(choices) - 1))
+    space.graph(architecture)  # what was made before must not stand in for what is refused
     for foreign in (
         Architecture("another", choices),
         Architecture(space.name, (*choices, 0)),
-        Architecture(space.name, (*choices[:-1], space.cardinalities[-1])),
+        Architecture(space.name, (*choices[:place], space.cardinalities[place], *choices[place + 1 :])),
     ):
         with pytest.raises(InputError):
             space.graph(foreign)
