@@ -106,6 +106,8 @@ def bench(
     for what, number, least in (("budget", budget, 1), ("trials", trials, 1), ("warmup", warmup, 0), ("seed", seed, 0)):
         if number < least:
             raise InputError(f"bench: {what} is {number}; expected at least {least}")
+    if len(set(proxies)) != len(proxies):
+        raise InputError(f"bench: a proxy is named twice: {', '.join(proxies)}")
     if proxies and strategy != "model":
         raise InputError(f"bench: strategy {strategy!r} looks at no proxies; expected strategy 'model'")
     read = read_tabular(table)

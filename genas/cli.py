@@ -148,11 +148,11 @@ def fit(
         _answer(result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. Next: genas search {source}")
         return
     if source.endswith(".jsonl"):
-        from genas.config import Run, RunSettings, check_name, override
-        from genas.yaml_reader import Document, validate
+        from genas.config import Run, check_name, settings_of
+        from genas.yaml_reader import Document
 
         table = Path(source)
-        settings = validate(RunSettings, override(Document({}, source, {}), overrides or []))
+        settings = settings_of(Document({}, source, {}), overrides or [], Path(source).parent)
         loaded = Run(folder=Path(logs) / check_name(settings.name or table.stem), settings=settings)
         if (loaded.folder / "store.db").exists():
             raise InputError(f"{loaded.folder} is a run with labels of its own; choose another with --set name=NAME")
@@ -386,9 +386,10 @@ def lint(
     from genas.space_files import is_space
     from genas.words import linted
 
-    if is_space(source):
-        alone = load_space(source, overrides or [])
-        result = question(alone.space, alone.limits)
+    if is_space(source, logs):
+        alone = load_space(source, overrides or [], ("space", "limits", "generate"))
+        wanted = alone.generate.architectures if "architectures" in alone.generate.model_fields_set else None
+        result = {**question(alone.space, alone.limits, wanted), "space": Path(source).stem}
     else:
         result = lint_run(_load(source, overrides, logs))
     _answer(result, as_json, linted(result))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from data_gen import GenerateSettings, WorkerSettings
 from evolution import SearchSettings
 from genas.cheap import FidelitySettings
-from genas.space_files import defaults, with_base
+from genas.space_files import defaults, space_names, with_base
 from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_file, validate
 from predictor import GraphPredictorSettings
 from supernet import COST_NAMES, InputError, OpSubset, Settings
@@ -129,24 +129,39 @@ def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path
         InputError: no such recipe or run, or a setting that is not valid; says where.
     """
     document, name = _document(str(source), Path(logs))
-    document, overrides = with_base(document, list(overrides), Path(source).parent)
-    rebased = {override.partition("=")[0].strip() for override in overrides}
-    for stage in ("generate", "retrain"):
-        _spell_out(document.value, stage, f"{stage}.recipe.base" in rebased)
-    settings = validate(RunSettings, override(document, overrides))
+    settings = settings_of(document, overrides, Path(source).parent)
     return Run(folder=Path(logs) / check_name(settings.name or name), settings=settings)
 
 
-def load_space(source: str, overrides: Iterable[str] = ()) -> RunSettings:
-    """Settings of a space's name or file alone, otherwise the defaults; ``space.`` may be left out of overrides.
+def settings_of(document: Document, overrides: Iterable[str], folder: Path) -> RunSettings:
+    """A recipe's settings with overrides; ``folder`` is where a file that it names as its space is looked for.
 
     Raises:
-        InputError: as :func:`load_run`.
+        InputError: a setting that is not valid; says where.
     """
-    whole = [text if text.partition("=")[0].strip().partition(".")[0] in RunSettings.model_fields else f"space.{text}"
-             for text in overrides]  # fmt: skip
-    document, rest = with_base(Document({"space": source}, source, {}), whole, Path())
-    return validate(RunSettings, override(document, rest))
+    document, overrides = with_base(document, list(overrides), folder)
+    rebased = {override.partition("=")[0].strip() for override in overrides}
+    for stage in ("generate", "retrain"):
+        _spell_out(document.value, stage, f"{stage}.recipe.base" in rebased)
+    return validate(RunSettings, override(document, overrides))
+
+
+def load_space(source: str, overrides: Iterable[str] = (), sections: Sequence[str] = ("space",)) -> RunSettings:
+    """Settings of a space's name or file alone, otherwise the defaults; ``space.`` may be left out of overrides.
+
+    Args:
+        sections: keys of a recipe that overrides may be of.
+
+    Raises:
+        InputError: as :func:`load_run`, and for an override of anything else.
+    """
+    whole = []
+    for text in overrides:
+        first = text.partition("=")[0].strip().partition(".")[0]
+        if first in RunSettings.model_fields and first not in sections:
+            raise InputError(f"--set {text:.200}: means nothing for a space alone; known: {', '.join(sections)}")
+        whole.append(text if first in sections else f"space.{text}")
+    return settings_of(Document({"space": source}, source, {}), whole, Path())
 
 
 def override(document: Document, overrides: Iterable[str]) -> Document:
@@ -215,12 +230,14 @@ def _document(source: str, logs: Path) -> tuple[Document, str]:
         saved = logs / source / "config.yml"
         return read_yaml(read_proved_text(saved), str(saved)), source
     recipes = bundled_recipes()
+    if source in space_names():
+        raise InputError(f"{source!r} is a space; expected a recipe or run. A recipe names it: space: {source}")
     if source in recipes:
         text = (_RECIPES / f"{source}.yml").read_text(encoding="utf-8")
         return read_yaml(text, f"{source}.yml"), source
     raise InputError(
         f"{source!r:.80}: neither a recipe file, nor a run under {logs}, nor a bundled recipe; "
-        f"{nearest(source, recipes)}"
+        f"{nearest(source, recipes + space_names())}"
     )
 
 

@@ -40,7 +40,7 @@ def find_space(source: str, overrides: Sequence[str] = (), logs: str = "logs") -
     from genas.space_files import is_space
     from genas.stages import resolve_space
 
-    if is_space(source):
+    if is_space(source, logs):
         return load_space(source, overrides).space
     return resolve_space(load_run(source, overrides, logs)).settings.space
 

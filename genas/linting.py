@@ -90,7 +90,7 @@ def lint(space: SearchSpace, limits: Mapping[str, int] | None = None, wanted: in
         "sampled": len(rows),
         "costs": {name: _quantiles(space, name, costs[name]) for name in COST_NAMES},
         **kept,
-        "label_seconds": None,
+        **dict.fromkeys(("label_seconds", "trainings", "workers", "device")),
         "findings": [asdict(finding) for finding in findings],
         "wrong": sum(finding.state == "wrong" for finding in findings),
         "warnings": sum(finding.state == "warning" for finding in findings),
@@ -98,9 +98,10 @@ def lint(space: SearchSpace, limits: Mapping[str, int] | None = None, wanted: in
 
 
 def lint_run(run: Run) -> dict[str, Any]:
-    """The space and limits of a run, as :func:`lint`; ``label_seconds`` is what its trainings would take here.
+    """The space and limits of a run, as :func:`lint`, and what its ``trainings`` would take here.
 
-    It is None where a run would fail, and where the images are not to be had.
+    ``label_seconds``, ``trainings``, ``workers`` and ``device`` are None where a run would fail, and where the images
+    are not to be had.
 
     Raises:
         InputError: settings that contradict the images.
@@ -146,6 +147,8 @@ def _shape(space: SearchSpace, rows: Choices, random: np.random.Generator) -> tu
         own = float((space.canonical(forms) == forms).all(axis=1).mean())
         distinct = {"share": own, "networks": None, "exact": False}
     findings = []
+    if distinct["networks"] == 1:
+        findings.append(Finding("wrong", "every member is the same network", "give the space something to choose"))
     stuck = 1 - float(space.is_valid(_changed(rows, counts, random)).mean())
     if stuck > 0.9:
         findings.append(
@@ -247,7 +250,10 @@ def _idle(space: SearchSpace, rows: Choices) -> list[Finding]:
         if count > 1 and len(representative) == count - 1:
             dead.append(str(place + 1))
         else:
-            same += [f"choice {place + 1} = {second} (as {first})" for second, first in representative.items()]
+            same += [
+                f"{space.option_name(place, second)} (as {space.option_name(place, first)})"
+                for second, first in representative.items()
+            ]
     findings = []
     if dead:
         findings.append(
@@ -348,7 +354,7 @@ def _excluded(space: SearchSpace, limits: Mapping[str, int], rows: Choices) -> l
         for option in range(count):
             usual = float((free[:, place] == option).mean())
             if usual * len(kept) >= 10 and not (kept[:, place] == option).any():
-                lost.append(f"choice {place + 1} = {option}")
+                lost.append(space.option_name(place, option))
     if not lost:
         return []
     text = f"options in none of {len(kept):,} draws within the limits: {_listed(lost)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ def space_names() -> list[str]:
     return [*SPACES, *sorted({path.stem for path in _FILES.glob("*.yml")} - SPACES.keys())]
 
 
-def is_space(source: str) -> bool:
-    """Whether a text names a space, or a file with the settings of one, and not a recipe."""
-    path = Path(source)
-    is_file = path.suffix in (".yml", ".yaml") and path.is_file()
-    return source in space_names() or (is_file and "kind" in read_yaml_file(path).value)
+def is_space(source: str, logs: str | Path) -> bool:
+    """Whether a text names a space, or a file with the settings of one; a run of that name comes first."""
+    if source in space_names():
+        return not os.path.isfile(Path(logs) / source / "config.yml")  # noqa: PTH113 - Path raises for long names
+    is_file = source.endswith((".yml", ".yaml")) and os.path.isfile(source)  # noqa: PTH113
+    return is_file and "kind" in read_yaml_file(Path(source)).value
 
 
 def read_space(name: str, folder: Path, place: str) -> Document:
@@ -39,12 +41,14 @@ def read_space(name: str, folder: Path, place: str) -> Document:
     if name in SPACES:
         return Document({"kind": name}, place, {})
     if name.endswith((".yml", ".yaml")):
+        if not os.path.isfile(folder / name):  # noqa: PTH113 - Path raises for names that are too long
+            raise InputError(f"{place}: there is no file {str(folder / name)!r:.200}; expected the settings of a space")
         document = read_yaml_file(folder / name)
     elif name in space_names():
         document = read_yaml_file(_FILES / f"{name}.yml")
     else:
         raise InputError(f"{place}: unknown space {name!r:.80}; {nearest(name, space_names())} Or a file, NAME.yml")
-    if "kind" not in document.value:
+    if document.value.get("kind") is None:
         raise InputError(
             f"{document.source}:1: key 'kind' is missing, which says what space it is, such as kind: stages"
         )
@@ -75,9 +79,10 @@ def with_base(document: Document, overrides: Sequence[str], folder: Path) -> tup
     base = section.get("base") if isinstance(section, Mapping) else section
     if not isinstance(base, str):
         return document, list(overrides)
-    rebased = isinstance(named.places.get(("space", "base"), named.places.get(("space",))), str)
+    typed = isinstance(named.places.get(("space", "base"), named.places.get(("space",))), str)
+    rebased = any(text.partition("=")[0].strip() == "space.base" for text in naming)
     own: Mapping[str, Value] = section if isinstance(section, Mapping) and not rebased else {}
-    settings = read_space(base, Path() if rebased else folder, named.place(("space", "base"))).value
+    settings = read_space(base, Path() if typed else folder, named.place(("space", "base"))).value
     merged = {**settings, **{key: value for key, value in own.items() if key != "base"}}
     places = {path: place for path, place in named.places.items() if path != ("space", "base")}
     rest = [text for text in overrides if text not in naming]

@@ -56,7 +56,7 @@ def read_tabular(path: Path) -> Table:
     """
     space, rows = NasBench201(), []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
             if "arch" not in header:
@@ -98,7 +98,10 @@ def _numbers(path: Path, name: str, texts: list[str], lines: list[int]) -> NDArr
         values = np.array(texts).astype(np.float64)
     except ValueError:
         values = np.array([_number(text) for text in texts])
-    bad = np.flatnonzero(np.isnan(values))
+    known = np.isfinite(values)
+    if name.partition("_")[2] in PROXIES:
+        known |= values == -math.inf
+    bad = np.flatnonzero(~known)
     if len(bad):
         raise InputError(f"{path}:{lines[bad[0]]}: column {name!r}: expected a number, got {texts[int(bad[0])]!r:.40}")
     return values

@@ -260,15 +260,15 @@ def linted(result: dict[str, Any]) -> str:
     networks = (
         f"{distinct['networks']:,} distinct networks, {distinct['share']:.1%} of the texts"
         if distinct["exact"]
-        else f"{distinct['share']:.1%} of {sampled} are the one form of their network"
+        else f"{distinct['share']:.1%} of {sampled} are in the canonical form of their network"
     )
     lines = [
         f"space {result['space']}: {result['size']:,} architectures of {result['choices']} choices; {networks}; "
         f"{result['invalid_share']:.1%} of the rows of options are invalid",
-        f"  {sampled:13}" + "".join(f"{head:>15}" for head in _percentiles(next(iter(result["costs"].values())))),
+        f"  {sampled:13}" + "".join(f" {head:>14}" for head in _percentiles(next(iter(result["costs"].values())))),
     ]
     for name, points in result["costs"].items():
-        lines.append(f"  {name:13}" + "".join(f"{value:>15,}" for value in points.values()))
+        lines.append(f"  {name:13}" + "".join(f" {value:>14,}" for value in points.values()))
     for name, entry in result["limits"].items():
         lines.append(f"  {name} <= {entry['limit']:,}: {share(entry['share'])} of the draws")
     if len(result["limits"]) > 1:

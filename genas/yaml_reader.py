@@ -68,7 +68,9 @@ class Document:
 
     def place(self, path: KeyPath) -> str:
         """``FILE:LINE``, or the ``--set`` text that a value comes from."""
-        place = next(self._around(path), 1)
+        place = next(self._around(path), 1 if self.places else None)
+        if place is None:  # nothing was written
+            return self.source
         return place if isinstance(place, str) else f"{self.source}:{place}"
 
     def _around(self, path: KeyPath) -> Iterator[int | str]:
@@ -418,9 +420,29 @@ def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) 
         path = (*path, part)
     if error["type"] == "union_tag_invalid" and isinstance(value, dict):
         path = (*path, _discriminator(error))
+    if error["type"] == "value_error" and isinstance(value, dict | list):
+        path, error = _deeper(path, value, error)
     known = list(dict.fromkeys(name for entry in around for name in entry.model_fields))
     owners = [str(tag) for entry in rivals if path and path[-1] in entry.model_fields for tag in _tags(entry)]
     return _Problem(path, error, known, owners)
+
+
+def _deeper(path: KeyPath, value: Any, error: dict[str, Any]) -> tuple[KeyPath, dict[str, Any]]:  # noqa: ANN401
+    """An error that begins with a key below, ``stages.0: ...``, is told of that key."""
+    found = re.match(r"Value error, ([a-z_]+(?:\.[a-z0-9_]+)*): ", error["msg"])
+    if found is None:
+        return path, error
+    steps: list[str | int] = []
+    for part in found[1].split("."):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+            steps.append(part)
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+            steps.append(int(part))
+        else:
+            return path, error
+    return (*path, *steps), {**error, "msg": f"Value error, {error['msg'][found.end() :]}", "input": value}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any type annotation
@@ -450,6 +472,8 @@ def _message(problem: _Problem, errors: list[dict[str, Any]]) -> str:
             return f"{name} is missing"
         case "value_error" | "assertion_error":
             reason = str(error["msg"]).partition(", ")[2] or str(error["msg"])
+            if isinstance(value, dict | list) or "got " in reason or "Did you mean" in reason:
+                return f"{name}: {reason}"
             return f"{name}: {reason.rstrip('.')}, got {_shown(value)}"
         case "union_tag_not_found":
             return f"{name}: key {_discriminator(error)!r} is missing, which says what it is"

@@ -134,6 +134,14 @@ class DavidNet(SearchSpace):
             choices.append(self.poolings.index(pooling) if pooling in self.poolings else 0)
         return Architecture(self.name, tuple(choices))
 
+    def option_name(self, choice: int, option: int) -> str:
+        stage, place = divmod(choice, 3)
+        if place == 0:
+            return f"stage {stage + 1} with {self._channels[stage][option]} channels"
+        if place == 1:
+            return f"stage {stage + 1} {'with' if self.residuals[option] else 'without'} residual"
+        return f"stage {stage + 1} with {self.poolings[option]} pooling"
+
     def costs(self, choices: Choices) -> dict[str, NDArray[np.int64]]:
         width, residual, _ = choices.reshape(-1, 3, 3).transpose(2, 1, 0).astype(np.intp)
         first, second, third, last = self._cost_tables

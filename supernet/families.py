@@ -137,9 +137,12 @@ class Families(SearchSpace):
     @model_validator(mode="before")
     @classmethod
     def _depth_of_the_family(cls, data: Any) -> Any:  # noqa: ANN401 - what pydantic passes
-        if isinstance(data, Mapping) and data.get("family") == "densenet" and "depth" not in data:
-            return {**data, "depth": _DENSE_DEPTH}
-        return data
+        if not isinstance(data, Mapping):
+            return data
+        default = {"depth": _DENSE_DEPTH} if data.get("family") == "densenet" else {}
+        # A strict reader no longer takes lists for tuples once they come from here.
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        return default | given
 
     @field_validator("channels", "kernels", "growths", "layers")
     @classmethod

@@ -94,6 +94,9 @@ class NasBench201(SearchSpace):
         option = int(self._cost_table[1][:, COST_NAMES.index(cost)].argmin())
         return Architecture(self.name, (option,) * len(EDGES))
 
+    def option_name(self, choice: int, option: int) -> str:
+        return f"edge {choice + 1}: {OPERATION_NAMES[option]}"
+
     def parse(self, text: str) -> Architecture:
         """The published string: ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``, the edges into each node by their source."""
         match = _PATTERN.fullmatch("".join(text.split()))

@@ -95,6 +95,10 @@ class OpSubset(SearchSpace):
     def size(self) -> int:
         return int((2 ** len(self.operations) - 1) ** len(self.layers))
 
+    def option_name(self, choice: int, option: int) -> str:
+        layer, place = divmod(choice, len(self.operations))
+        return f"layer {layer + 1} {'with' if option else 'without'} {self.operations[place]}"
+
     def is_valid(self, choices: Choices) -> NDArray[np.bool_]:
         options = in_range(choices, self.cardinalities)
         counts = choices.reshape(len(choices), len(self.layers), len(self.operations)).sum(axis=2)

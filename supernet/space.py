@@ -152,6 +152,10 @@ class SearchSpace(Settings, ABC):
         """What ``parse`` reads; of options that change nothing in the network, only one form need come back."""
         return architecture.digits
 
+    def option_name(self, choice: int, option: int) -> str:
+        """What an option of a choice, both counted from 0, is called in reports."""
+        return f"choice {choice + 1} = {option}"
+
     def is_valid(self, choices: Choices) -> NDArray[np.bool_]:
         """Which rows are architectures of the space, shape (architectures,). The default: all that exist."""
         return in_range(choices, self.cardinalities)

@@ -179,6 +179,13 @@ class Stages(SearchSpace):
                 f"{' or '.join(map(str, stage.outputs))} channels of {' or '.join(map(str, self._inputs(number)))}, as "
                 f"the first layer must"
             )
+        if stage.share or stage.depths[1] == 1:
+            never = [one.name for one in stage.candidates if one not in self.options(number, True)]
+            if never:
+                raise ValueError(
+                    f"stages.{number}: no layer can apply {', '.join(never)}, which keep the channels: the first has "
+                    f"{' or '.join(map(str, self._inputs(number)))} and makes {' or '.join(map(str, stage.outputs))}"
+                )
         if {"skip", "shortcut"} <= {one.op for one in stage.candidates}:
             raise ValueError(
                 f"stages.{number}: skip and shortcut are the same where the shape stays; expected one of them"
@@ -230,6 +237,23 @@ class Stages(SearchSpace):
         """How many things a layer may be."""
         count = len(self.options(number, first))
         return count if self.stages[number].apply == "one" else int(2**count - 1)
+
+    def option_name(self, choice: int, option: int) -> str:
+        if choice == self._plan.resolution_place:
+            return f"resolution {self._pictures[option]}px"
+        for number, (part, stage) in enumerate(zip(self._plan.stages, self.stages, strict=True)):
+            if choice == part.depth:
+                return f"stage {number + 1} of {part.least + option} layers"
+            if choice == part.width:
+                return f"stage {number + 1} @{_width(stage.widths[option])}"
+            for layer, place in enumerate(part.layers):
+                if place.start <= choice < place.stop:
+                    known = self.options(number, layer == 0)
+                    where = f"stage {number + 1}" if stage.share else f"stage {number + 1}, layer {layer + 1}"
+                    if stage.apply == "one":
+                        return f"{where}: {known[option].name}"
+                    return f"{where} {'with' if option else 'without'} {known[choice - place.start].name}"
+        return super().option_name(choice, option)
 
     # Rows of options.
 

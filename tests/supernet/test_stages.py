@@ -219,6 +219,7 @@ def test_a_layer_leaves_out_pools_that_cannot_make_its_channels():
         ({"channels": 65536, "widths": [1, 2]}, "262,144 channels, width and expansion included"),
         ({"channels": 65536, "operations": ["mbconv_3_e2", "skip"]}, "131,072 channels"),
         ({"apply": "any", "operations": ["skip"]}, "nothing to choose"),
+        ({"channels": 16, "operations": ["max_pool_same_3", "skip"]}, "no layer can apply max_pool_same_3, which keep"),
         ({"operations": ["conv_bn_hswish", "skip"]}, "conv_bn_hswish needs a kernel"),
     ],
 )
@@ -430,7 +431,7 @@ def test_narrower_has_the_same_choices_and_fewer_channels():
     with pytest.raises(InputError, match=re.escape("at 0.01 of its width")):
         space.narrower(0.01)
     stages = [
-        {"channels": 9, "operations": ["conv_bn_3", "max_pool_same_3"]},
+        {"channels": 9, "depth": 2, "operations": ["conv_bn_3", "max_pool_same_3"]},
         {"channels": 8, "operations": ["conv_bn_3", "conv_bn_5"]},
     ]
     odd = Stages.model_validate({"stem": {"channels": 8}, "stages": stages})
