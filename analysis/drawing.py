@@ -139,7 +139,9 @@ def _lines(node: Node, inputs: Sequence[Node]) -> list[str]:
         if stride > 1:
             shape.append(f"stride {stride:g}")
         lines.append(", ".join(shape))
-    more = [f"{name} {value:g}" for name, value in (("dilation", dilation), ("groups", groups)) if value > 1]
+    numbers = (("dilation", dilation), ("groups", groups), ("expansion", node.get("expansion")))
+    more = [f"{name} {value:g}" for name, value in numbers if value > 1]
+    more += [words for name, words in (("se", "squeeze-excitation"), ("hswish", "hard swish")) if node.get(name)]
     lines.append(", ".join(more))
     side = node.get("resolution")
     if side and all(side != source.get("resolution") for source in inputs):
