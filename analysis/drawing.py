@@ -141,8 +141,8 @@ def _lines(node: Node, inputs: Sequence[Node]) -> list[str]:
         lines.append(", ".join(shape))
     numbers = (("dilation", dilation), ("groups", groups), ("expansion", node.get("expansion")))
     more = [f"{name} {value:g}" for name, value in numbers if value > 1]
-    more += [words for name, words in (("se", "squeeze-excitation"), ("hswish", "hard swish")) if node.get(name)]
     lines.append(", ".join(more))
+    lines += [words for name, words in (("se", "squeeze-excitation"), ("hswish", "hard swish")) if node.get(name)]
     side = node.get("resolution")
     if side and all(side != source.get("resolution") for source in inputs):
         lines.append(f"{side:g}×{side:g} pixels")

@@ -96,7 +96,7 @@ def test_an_inverted_residual_says_what_is_inside():
     attributes = {"in": 16, "out": 24, "kernel": 5, "stride": 2, "expansion": 6, "se": 1, "hswish": 1}
     node = Node("mbconv", tuple(attributes.items()))
     (found,) = [texts for *_, texts in boxes(draw_graph(ArchGraph((node,), ())))]
-    assert found == ["mbconv 5×5", "16 → 24, stride 2", "expansion 6, squeeze-excitation, hard swish"]
+    assert found == ["mbconv 5×5", "16 → 24, stride 2", "expansion 6", "squeeze-excitation", "hard swish"]
 
 
 def test_legend_names_each_kind_once_and_kinds_keep_their_colour():
