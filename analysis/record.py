@@ -51,7 +51,7 @@ class HeldOut(_Content):
 
 
 class Evaluation(_Content):
-    """``predictor/evaluation.json``."""
+    """``predictor/evaluation.json``; ``proxy`` is there where the metric is a training-free proxy, not measured."""
 
     metric: str
     rows: int
@@ -61,6 +61,7 @@ class Evaluation(_Content):
     label_noise: LabelNoise | None = None
     held_out: tuple[HeldOut, ...]
     seconds: float
+    proxy: dict[str, Any] | None = None
 
     @property
     def is_fraction(self) -> bool:
@@ -294,9 +295,11 @@ class Record:
 
     @property
     def own_labels(self) -> bool:
-        """Whether the predictor was judged on this run's own architectures, not on another label table."""
+        """Whether the predictor was judged on this run's own labels, not on another table or a training-free proxy."""
+        if self.evaluation is None or self.evaluation.proxy is not None:
+            return False
         keys = {row.key for row in self.generated}
-        return self.evaluation is not None and all(row.id in keys for row in self.evaluation.held_out)
+        return all(row.id in keys for row in self.evaluation.held_out)
 
 
 def read_record(folder: Path) -> Record:

@@ -113,7 +113,8 @@ def summary(record: Record) -> list[tuple[str, str]]:
         )  # fmt: skip
     if evaluation is not None:
         lines.append(("Predictor", f"{words.trust(evaluation)}."))
-        lines.append(("Label noise", f"{words.noise(evaluation.label_noise, evaluation.is_fraction)}."))
+        if evaluation.proxy is None:
+            lines.append(("Label noise", f"{words.noise(evaluation.label_noise, evaluation.is_fraction)}."))
     if record.fidelity is not None:
         lines.append(("Cheap labels", f"{words.cheapest(record.fidelity)}."))
     if record.generated:
@@ -148,7 +149,7 @@ def _generate_stage(record: Record) -> Stage:
     done = len(generate.results)
     if not generate.planned:
         if record.evaluation is not None:
-            return Stage("generate", "done", "not used: the predictor learnt from another label table")
+            return Stage("generate", "done", f"not used: the predictor learnt from {_source(record.evaluation)}")
         return Stage("generate", "not yet", "nothing planned")
     text = f"{done} of {words.count(generate.planned, 'training')} done"
     if generate.failures:
@@ -165,6 +166,9 @@ def _fit_stage(record: Record) -> Stage:
     evaluation = record.evaluation
     if evaluation is None:
         return Stage("fit", "not yet", "no predictor")
+    if evaluation.proxy is not None:
+        scored = words.count(evaluation.rows, "architecture")
+        return Stage("fit", "done", f"learnt from the training-free scores of {scored}: a proxy, not accuracy")
     text = f"learnt from {words.count(evaluation.rows, 'label')}"
     if record.own_labels and evaluation.rows != len(record.generated):
         return Stage("fit", "outdated", f"{text}, and there are {len(record.generated)} now")
@@ -191,18 +195,20 @@ def _retrain_stage(record: Record) -> Stage:
 
 
 def _predicted(record: Record) -> Section:
-    key, title = "predicted", "Predicted against measured accuracy"
     evaluation = record.evaluation
+    target = "measured accuracy" if evaluation is None or evaluation.proxy is None else "a training-free proxy"
+    key, title = "predicted", f"Predicted against {target}"
     if evaluation is None or not evaluation.held_out:
         return Section(key, title, "There is no predictor yet.")
     scale = 100 if evaluation.is_fraction else 1
-    source = "this run's labels" if record.own_labels else "another label table"
+    source = "this run's labels" if record.own_labels else _source(evaluation)
     figure = figures.predicted_against_measured(
         [(scale * row.measured, scale * row.predicted) for row in evaluation.held_out], _unit(evaluation)
     )
+    known = "labelled" if evaluation.proxy is None else "scored"
     caption = (
         f"{words.count(len(evaluation.held_out), 'held-out architecture')} of "
-        f"{evaluation.rows} labelled ones. The predictor judged here learnt from {evaluation.train_size}; the one that "
+        f"{evaluation.rows} {known} ones. The predictor judged here learnt from {evaluation.train_size}; the one that "
         f"searches has learnt from all {evaluation.rows}. Source: predictor/evaluation.json, from {source}."
     )
     taus = Table(
@@ -217,7 +223,7 @@ def _predicted(record: Record) -> Section:
         "better: 1 is the same order, 0 no relation. Intervals come from resampling these architectures; they do "
         "not tell how another split would have gone.",
     ]
-    if evaluation.metric == "zero_cost_proxy":
+    if evaluation.proxy is not None:
         text.insert(0, "Nothing was trained for it: its target is a training-free proxy, and not accuracy.")
     if (remark := _baselines(evaluation)) is not None:
         text.append(remark)
@@ -226,6 +232,11 @@ def _predicted(record: Record) -> Section:
         key, title, text=text, figure=figure, caption=caption, tables=[taus],
         details=[_data(("id", f"measured_{evaluation.metric}", f"predicted_{evaluation.metric}"), rows)],
     )  # fmt: skip
+
+
+def _source(evaluation: Evaluation) -> str:
+    """What a predictor learnt from where it was not the run's own labels."""
+    return "another label table" if evaluation.proxy is None else "training-free scores"
 
 
 def _baselines(evaluation: Evaluation) -> str | None:

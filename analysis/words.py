@@ -108,11 +108,13 @@ def trust(evaluation: Evaluation) -> str:
     graph = evaluation.models.get("graph")
     if graph is None:
         return "not judged"
-    pairs = f"of two held-out architectures it names the better one in about {percent((1 + graph.tau) / 2, 0)} of pairs"
+    better = "better one" if evaluation.proxy is None else "one that the proxy prefers"
+    pairs = f"of two held-out architectures it names the {better} in about {percent((1 + graph.tau) / 2, 0)} of pairs"
     if graph.tau_ci95[0] <= 0:
         pairs = "so few architectures do not show that it is better than chance"
     return (
-        f"Kendall tau {tau(graph.tau)} (95{_SPACE}% CI {interval(graph.tau_ci95)}) on "
+        f"Kendall tau {'' if evaluation.proxy is None else 'with a training-free proxy, not accuracy, '}"
+        f"{tau(graph.tau)} (95{_SPACE}% CI {interval(graph.tau_ci95)}) on "
         f"{count(evaluation.test_size, 'held-out architecture')}: {pairs}"
     )
 

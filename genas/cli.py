@@ -123,7 +123,9 @@ def fit(
     zero_cost_only: Annotated[
         bool, typer.Option("--zero-cost-only", help="Fit on training-free scores of a sample; needs no labels.")
     ] = False,
-    count: Annotated[int, typer.Option("--count", help="With --zero-cost-only: architectures to score.")] = 300,
+    count: Annotated[
+        int | None, typer.Option("--count", help="With --zero-cost-only: architectures to score, 300 if left out.")
+    ] = None,
     metrics: Metrics = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
@@ -135,8 +137,6 @@ def fit(
     from genas.words import fitted
     from supernet import InputError, read_table
 
-    if features is not None:
-        overrides = [*(overrides or []), f"fit.features=[{features}]"]
     if zero_cost_only:
         if table is not None or source.endswith(".jsonl") or features is not None:
             raise typer.BadParameter("--zero-cost-only scores a sample of CONFIG: no table and no --features")
@@ -144,13 +144,19 @@ def fit(
 
         loaded = _load(source, overrides, logs)
         with Display(quiet=as_json) as display:
-            result = fit_zero_cost(loaded, count, _names(metrics), display.counts("score"))
-        _answer(result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. Next: genas search {source}")
+            result = fit_zero_cost(loaded, 300 if count is None else count, _names(metrics), display.counts("score"))
+        lines = [] if result["not_kept"] is None else [f"Scores not kept: {result['not_kept']}."]
+        lines.append(f"Saved in {loaded.folder / 'predictor'}. Next: genas search {source}")
+        _answer(result, as_json, fitted(result), *lines)
         return
+    if count is not None or metrics is not None:
+        raise typer.BadParameter("--count and --metrics say what --zero-cost-only scores: add it, or leave them out")
     if source.endswith(".jsonl"):
         from genas.config import Run, check_name, settings_of
         from genas.yaml_reader import Document
 
+        if table is not None:
+            raise typer.BadParameter(f"two tables, {source} and {table}: leave one out")
         table = Path(source)
         settings = settings_of(Document({}, source, {}), overrides or [], Path(source).parent)
         loaded = Run(folder=Path(logs) / check_name(settings.name or table.stem), settings=settings)
@@ -160,8 +166,15 @@ def fit(
     else:
         loaded = _load(source, overrides, logs)
         following = f"genas search {source}"
+    if features is not None:
+        loaded = _with_features(loaded, features)
     result = stage(loaded, None if table is None else read_table(table))
-    _answer(result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. Next: {following}")
+    needed = result.get("features", loaded.settings.fit.features)  # evaluations of earlier versions do not tell
+    if needed:
+        then = f"A search cannot use it: each candidate would need {', '.join(needed)}; fit without features for one."
+    else:
+        then = f"Next: {following}"
+    _answer(result, as_json, fitted(result), f"Saved in {loaded.folder / 'predictor'}. {then}")
 
 
 @app.command()
@@ -315,11 +328,14 @@ def score(
     if out is not None:
         write_scores(result, out)
         lines.append(f"Saved in {out}.")
-    if result["kept"] is not None:
-        lines.append(
-            f"Kept in {result['kept']}. Next: genas export-table {loaded.name} --out labels.jsonl | "
+    if result["not_kept"] is not None:
+        lines.append(f"Not kept: {result['not_kept']}.")
+    elif result["kept"] is not None:
+        following = (
+            f" Next: genas export-table {loaded.name} --out labels.jsonl | "
             f"genas fit {loaded.name} --features {','.join(result['metrics'])}"
         )
+        lines.append(f"Kept in {result['kept']}.{following if result['labelled'] else ''}")
     _answer(result, as_json, *lines)
 
 
@@ -502,6 +518,16 @@ def _names(metrics: str | None) -> tuple[str, ...]:
     from genas.scoring import DEFAULT_METRICS
 
     return DEFAULT_METRICS if metrics is None else tuple(name.strip() for name in metrics.split(",") if name.strip())
+
+
+def _with_features(loaded: Run, features: str) -> Run:
+    """The run with these as ``fit.features``."""
+    names = tuple(name.strip() for name in features.split(",") if name.strip())
+    if not names:
+        raise typer.BadParameter(f"--features {features!r}: expected names joined by commas, such as synflow,params")
+    fit_settings = loaded.settings.fit.model_copy(update={"features": names})
+    settings = loaded.settings.model_copy(update={"fit": fit_settings})
+    return loaded.model_copy(update={"settings": settings})
 
 
 def _refuse_if_driven(loaded: Run) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_gen import label_table, read_store, run_lock
-from genas.config import FitSettings, Run
-from genas.scoring import DEFAULT_METRICS, PROXY, Progress, proxy_table, run_features
-from genas.stages import compare, digest, label_settings, resolve_space, saved_settings, single_thread
+from genas.config import FitSettings, Run, save_settings
+from genas.scoring import DEFAULT_METRICS, PROXY, Progress, proxy_table, run_features, unlike_results
+from genas.stages import compare, digest, label_settings, resolve, resolve_space, saved_settings, single_thread
 from predictor import PREDICTORS, fit_graph, kendall_tau, tau_interval
 from predictor.evaluation import random_split
+from predictor.zero_cost import METRICS, metric_names
 from supernet import InputError, LabelTable
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
@@ -41,11 +42,13 @@ def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None 
         proxy: what the table's metric was made of where it is no measurement, see :func:`fit_zero_cost`.
 
     Returns:
-        The content of ``predictor/evaluation.json``.
+        The content of ``predictor/evaluation.json``: with ``proxy`` where the metric is no measurement, and with
+        ``replaced``, the metric of the predictor that was there, where it was another.
 
     Raises:
         InputError: too few labels, or a metric or ``fit.features`` that they do not have.
     """
+    own = table is None
     if table is None:
         store = read_store(run.store)
         try:
@@ -68,7 +71,7 @@ def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None 
         raise InputError(f"fit: {len(table)} labelled architectures; expected at least {FEWEST_LABELS}; generate more")
     folder, settings = run.folder / "predictor", run.settings.fit
     if settings.features:
-        table = _with_features(table, settings.features, run.name)
+        table = _with_features(table, settings.features, run.name if own else None)
         predictor_settings = settings.predictor.model_copy(update={"use_features": True})
         settings = settings.model_copy(update={"predictor": predictor_settings})
     made_from = digest(
@@ -81,8 +84,10 @@ def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None 
         (folder / "evaluation.json").unlink(missing_ok=True)  # never beside a predictor that it does not describe
         evaluation = _fit_table(table, settings, run.settings.seed, folder)
         evaluation["made_from"] = made_from
-        if proxy is not None:
-            evaluation["proxy"] = proxy
+        if settings.metric == PROXY:
+            evaluation["proxy"] = proxy or {}
+        if known is not None and known["metric"] != settings.metric:
+            evaluation["replaced"] = known["metric"]
         write_json(folder / "evaluation.json", evaluation)
     return evaluation
 
@@ -92,38 +97,58 @@ def fit_zero_cost(
 ) -> dict[str, Any]:
     """Fit the graph predictor without labels: on training-free scores of a sample of the space, combined.
 
-    Its target is the rank of the sum of log ranks of the metrics, from 0 to 1, a proxy and not accuracy; so is what
-    Kendall tau is measured with. ``search`` works on it as on any other.
+    Its target is the rank of the sum of log ranks of the metrics, above 0 and at most 1, a proxy and not accuracy; so
+    is what Kendall tau is measured with. Predictions may lie outside: only their order means something. ``search``
+    works on it as on any other. The settings are kept in the run's folder, so that its name stands for them.
 
     Args:
         count: architectures to score, within the limits.
         progress: called with architectures scored and in all.
 
     Returns:
-        As :func:`fit`, with ``proxy``: ``metrics``, ``architectures``, ``images``, ``seconds``, ``invalid``.
+        As :func:`fit`, with ``proxy``: ``metrics``, ``architectures``, ``images``, ``seconds``, ``invalid``; and with
+        ``not_kept``: why the scores were not kept, or None.
 
     Raises:
-        InputError: an unknown metric, or limits that leave too few architectures.
+        InputError: an unknown metric, limits that leave too few architectures, a run whose trainings were made with
+            another seed, images or space, or one that another process drives.
     """
-    settings = run.settings.fit.model_copy(update={"metric": PROXY, "features": ()})
-    run = Run(folder=run.folder, settings=run.settings.model_copy(update={"fit": settings}))
     if count < FEWEST_LABELS:
         raise InputError(f"fit: {count} architectures to score; expected at least {FEWEST_LABELS}")
-    table, about = proxy_table(run, count, metrics, progress)
-    return fit(run, table, about)
+    metric_names(metrics := tuple(metrics))  # at once: preparing images may take long
+    run, _ = resolve(run)
+    settings = run.settings.fit.model_copy(update={"metric": PROXY, "features": ()})
+    proxy_run = Run(folder=run.folder, settings=run.settings.model_copy(update={"fit": settings}))
+    with run_lock(run.folder):
+        has_store = run.store.is_file()
+        unlike = unlike_results(run, run.settings.seed) if has_store else None
+        if unlike is not None:  # a search of the run would take the predictor for one of its own space
+            raise InputError(f"fit: {unlike}; set them back, or choose another name with --set name=NAME")
+        table, about, not_kept = proxy_table(proxy_run, count, metrics, progress)
+        evaluation = fit(proxy_run, table, about)
+        if not has_store:
+            save_settings(run)
+    return {**evaluation, "not_kept": not_kept}
 
 
-def _with_features(table: LabelTable, names: Sequence[str], run_name: str) -> LabelTable:
-    """The table with these features alone. Raises InputError where a row lacks one."""
+def _with_features(table: LabelTable, names: Sequence[str], run_name: str | None) -> LabelTable:
+    """The table with these features alone. Raises InputError where a row lacks one.
+
+    Args:
+        run_name: the run whose labels these are, which can be scored; None for a table from elsewhere.
+    """
     rows = []
     for row in table.rows:
         for name in names:
             if name not in row.features:
-                others = nearest(name, row.features) if row.features else "it has none"
-                raise InputError(
-                    f"fit.features: architecture {row.id!r} lacks {name!r}; {others}; `genas score {run_name} "
-                    f"--metrics {','.join(names)}` scores all that have labels"
-                )
+                lacks = f"fit.features: architecture {row.id!r} lacks {name!r}"
+                if run_name is not None and name in METRICS:
+                    scores = ",".join(name for name in names if name in METRICS)
+                    raise InputError(
+                        f"{lacks}; `genas score {run_name} --metrics {scores}` scores all that have labels"
+                    )
+                known = dict.fromkeys((*row.features, *(METRICS if run_name is not None else ())))
+                raise InputError(f"{lacks}; {nearest(name, known) if known else 'it has no features'}")
         rows.append(replace(row, features={name: row.features[name] for name in names}))
     return LabelTable(tuple(rows))
 
@@ -147,13 +172,15 @@ def _fit_table(table: LabelTable, settings: FitSettings, seed: int, folder: Path
             "tau": kendall_tau(predicted, measured),
             "tau_ci95": list(tau_interval(predicted, measured, seed)),
         }
-    fit_graph(table, settings.metric, settings.predictor, seed).save(folder)
+    searching = fit_graph(table, settings.metric, settings.predictor, seed)
+    searching.save(folder)
     return {
         "metric": settings.metric,
         "rows": len(table),
         "train_size": len(learnt),
         "test_size": len(held),
         "seed": seed,
+        "features": list(searching.encoder.features),
         "models": models,
         "label_noise": _label_noise(table, settings.metric),
         "held_out": [

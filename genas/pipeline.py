@@ -19,6 +19,10 @@ def run_all(run: Run, progress: Callable[[str], ShowProgress | None] = lambda st
 
     Args:
         progress: gives the progress function of a training stage by its name.
+
+    Raises:
+        InputError: at once, where a later stage would refuse: too few architectures to fit, or ``fit.features``.
+            Others as the stages.
     """
     from analysis import write_report
     from genas.fitting import FEWEST_LABELS, fit
@@ -29,6 +33,11 @@ def run_all(run: Run, progress: Callable[[str], ShowProgress | None] = lambda st
         raise InputError(
             f"generate.architectures is {run.settings.generate.architectures}; "
             f"expected at least {FEWEST_LABELS} to fit a predictor on"
+        )
+    if run.settings.fit.features:
+        raise InputError(
+            f"fit.features is [{', '.join(run.settings.fit.features)}]; a search cannot use them, as each of its "
+            f"thousands of candidates would have to be scored; leave them out, or run generate, score and fit alone"
         )
     results: dict[str, Any] = {"generate": generate(run, progress("generate"))}
     results["fit"] = fit(run)

@@ -9,14 +9,15 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen import Store, read_store
-from genas.config import Run
+from data_gen import Store, read_store, run_lock
+from genas.config import Run, differences
 from genas.ranking import cheap_features
 from genas.stages import label_settings, resolve, saved_settings, single_thread
 from supernet import Architecture, InputError, LabelRow, LabelTable, architectures, sample_distinct
@@ -24,6 +25,9 @@ from supernet.files import read_json, write_json, write_text
 from supernet.spaces import AnySpace, make_space
 from supernet.table import write_table
 from training import DataInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULT_METRICS = ("hook_logdet", "synflow", "params")
 """Combined where none are named: on NAS-Bench-201 their log ranks say more than any of them."""
@@ -34,6 +38,7 @@ PROXY = "zero_cost_proxy"
 _SAMPLE = 20
 """Architectures that ``score`` draws where nothing else is said."""
 _KEEP_EVERY = 50
+_SEEDS = 2**31
 
 Progress = Callable[[int, int], None]
 
@@ -53,23 +58,29 @@ def score(
 
     Those named by ``texts``; or the first ``count`` that ``generate`` would train; or all that have labels where the
     run has any, else 20. The scores of a run with labels are kept in its ``scores.json``, and ``export_table`` writes
-    them as features.
+    them as features; those made with other settings than its labels, or than the scores that are there, are not kept.
 
     Args:
-        seed: of the batch and initial weights; the run's where left out. Scores with another one are not kept.
+        seed: of the batch and initial weights, from 0 and below 2^31; the run's where left out.
         progress: called with architectures done and in all.
 
     Returns:
         ``metrics``; ``architectures``, best first by the sum of log ranks, each with ``key``, ``architecture``,
         ``scores`` (None where invalid, higher is better) and ``combined``; ``seconds`` (median) and ``invalid`` by
-        metric; ``images`` in the batch; ``seed``; ``kept``, the file or None.
+        metric; ``images`` in the batch; ``seed``; ``kept``, the file or None; ``not_kept``, why not where there are
+        labels; ``labelled``, whether these are all that have labels.
 
     Raises:
-        InputError: an unknown metric or architecture, or limits that leave too few architectures.
+        InputError: an unknown metric or architecture, a seed out of range, limits that leave too few architectures,
+            or a run that another process drives.
     """
     names = _metric_names(metrics)
-    if count is not None and (count < 1 or texts):
-        raise InputError(f"score: expected a count of at least 1, or architectures, got {count} and {len(texts)}")
+    if count is not None and texts:
+        raise InputError("score: expected a count or architectures, got both; leave out one of them")
+    if count is not None and count < 1:
+        raise InputError(f"score: count is {count}; expected at least 1")
+    if seed is not None and not 0 <= seed < _SEEDS:
+        raise InputError(f"score: seed is {seed}; expected 0 or more and less than {_SEEDS:,}")
     run, info = resolve(run)
     space, settings = run.settings.space, run.settings
     labelled = [] if texts or count is not None or not run.store.is_file() else _labelled(run)
@@ -78,8 +89,13 @@ def score(
     else:
         chosen = labelled or _sample(run, _SAMPLE if count is None else count)
     seed = settings.seed if seed is None else seed
-    kept = run.folder / "scores.json" if run.store.is_file() and seed == settings.seed else None
-    scores, images = _scores(run, info, chosen, names, seed, kept, progress)
+    has_store = run.store.is_file()
+    not_kept = unlike_results(run, seed) if has_store else None
+    kept = run.folder / "scores.json" if has_store and not_kept is None else None
+    with nullcontext() if kept is None else run_lock(run.folder):
+        scores, images, unlike = _scores(run, info, chosen, names, seed, kept, progress)
+    if unlike is not None:
+        kept, not_kept = None, unlike
     combined = _combined(scores, names, chosen)
     entries = [
         {
@@ -99,6 +115,8 @@ def score(
         "seconds": {name: statistics.median(scores[one.key][name][1] for one in chosen) for name in names},
         "invalid": {name: sum(scores[one.key][name][0] is None for one in chosen) for name in names},
         "kept": None if kept is None else str(kept),
+        "not_kept": not_kept,
+        "labelled": bool(labelled),
         "space": space.model_dump(mode="json"),
         "architectures": [entries[position] for position in np.argsort(-combined, kind="stable")],
     }
@@ -130,11 +148,14 @@ def write_scores(result: Mapping[str, Any], path: Path) -> None:
 
 def proxy_table(
     run: Run, count: int, metrics: Iterable[str] = DEFAULT_METRICS, progress: Progress | None = None
-) -> tuple[LabelTable, dict[str, Any]]:
+) -> tuple[LabelTable, dict[str, Any], str | None]:
     """A sample of the run's space within its limits as a label table whose metric is the combined rank of its scores.
 
+    The caller holds the lock of the run, whose ``scores.json`` keeps the scores.
+
     Returns:
-        The table, its metric ``zero_cost_proxy`` from 0 to 1; and what it was made of.
+        The table, its metric ``zero_cost_proxy`` above 0 and at most 1; what it was made of; and why its scores were
+        not kept, or None.
 
     Raises:
         InputError: as :func:`score`.
@@ -142,7 +163,8 @@ def proxy_table(
     names = _metric_names(metrics)
     run, info = resolve(run)
     chosen = _sample(run, count)
-    scores, images = _scores(run, info, chosen, names, run.settings.seed, run.folder / "scores.json", progress)
+    path = run.folder / "scores.json"
+    scores, images, not_kept = _scores(run, info, chosen, names, run.settings.seed, path, progress)
     combined = _combined(scores, names, chosen)
     entries = [
         {"key": one.key, "choices": list(one.choices), "combined": float(combined[position]), "scores": {}}
@@ -155,7 +177,7 @@ def proxy_table(
         "seconds": sum(seconds for one in chosen for _, seconds in scores[one.key].values()),
         "invalid": sum(any(value is None for value, _ in scores[one.key].values()) for one in chosen),
     }
-    return _table(run.settings.space, entries), about
+    return _table(run.settings.space, entries), about, not_kept
 
 
 def score_features(folder: Path, space: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -203,6 +225,24 @@ def _sample(run: Run, count: int) -> list[Architecture]:
     return architectures(run.settings.space, sample_distinct(run.settings.space, count, random, run.settings.limits))
 
 
+def unlike_results(run: Run, seed: int) -> str | None:
+    """How the seed, images and space of scores differ from those of the run's trainings; None where they do not."""
+    store = read_store(run.store)
+    try:
+        stages = {stage: saved_settings(store, stage) for stage in ("generate", "retrain")}
+    finally:
+        store.close()
+    wanted = {**label_settings(run.settings), "seed": seed}
+    for stage, saved in stages.items():
+        if saved is None:
+            continue
+        names = ("seed", "data", "space")
+        changed = differences({name: saved[name] for name in names}, {name: wanted[name] for name in names})
+        if changed:
+            return f"results of {stage} in run {run.name!r} were made with other settings ({'; '.join(changed)})"
+    return None
+
+
 def _labelled(run: Run) -> list[Architecture]:
     store = read_store(run.store)
     try:
@@ -222,8 +262,11 @@ def _scores(
     seed: int,
     path: Path | None,
     progress: Progress | None,
-) -> tuple[Kept, int]:
-    """Scores of all, those that are kept already left as they are; and images in the batch."""
+) -> tuple[Kept, int, str | None]:
+    """Scores of all, those that are kept already left as they are; images in the batch; and why none was kept.
+
+    Kept scores of other settings stay as they are: they took time, and may be features of the run's labels.
+    """
     from predictor.zero_cost import BATCH, score_network
 
     settings, space = run.settings, run.settings.space
@@ -237,14 +280,18 @@ def _scores(
     }
     content = None if path is None else read_json(path)
     found: Kept = {}
-    if content is not None and content["made_with"] == made_with:
+    not_kept = None
+    if content is not None and content["made_with"] != made_with:
+        changed = "; ".join(differences(content["made_with"], made_with))
+        not_kept = f"{path} holds scores made with other settings ({changed}); move it away to keep these"
+    elif content is not None:
         found = {
             key: {name: (value, seconds) for name, (value, seconds) in known.items()}
             for key, known in content["scores"].items()
         }
 
     def keep() -> None:
-        if path is not None:
+        if path is not None and not_kept is None:
             write_json(path, {"made_with": made_with, "scores": found})
 
     fresh = 0
@@ -264,10 +311,10 @@ def _scores(
     finally:  # stopped too
         if fresh:
             keep()
-    return found, len(images)
+    return found, len(images), not_kept
 
 
-def _batch(run: Run, info: DataInfo, seed: int, count: int) -> tuple[Any, Any]:
+def _batch(run: Run, info: DataInfo, seed: int, count: int) -> tuple[Tensor, Tensor]:
     """Training images as the network gets them, without augmentation, and their labels."""
     import torch
 

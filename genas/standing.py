@@ -11,30 +11,41 @@ from genas.cheap import PREFIX
 from genas.config import Run, load_run
 from supernet.files import read_json
 
+_NOTHING: dict[str, Any] = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": []}
+"""Of a stage without trainings."""
+
 
 def status(folder: Path) -> dict[str, Any]:
     """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds.
 
     ``fidelity`` counts the cheap trainings of all settings, with what was ``measured``; None where there are none.
+    ``tau`` is that of the predictor, and ``predictor`` says with what: ``metric``, and whether it is a ``proxy``,
+    on which nothing was trained. A folder may hold a predictor and no trainings.
+
+    Raises:
+        InputError: neither a store nor a predictor there, or a file that is damaged.
     """
-    store = read_store(folder / "store.db")
-    driver = lock_owner(folder)
-    try:
-        retries = _retries(folder)
-        training = {stage: _training(store, [stage], retries, driver) for stage in ("generate", "retrain")}
-        cheap = [stage for stage in store.stages() if stage.startswith(PREFIX)]
-        cheaply = _training(store, cheap, retries, driver) if cheap else None
-        best = store.best("generate")
-        seconds: dict[str, float] = {}
-        for _, message in store.events("seconds"):
-            entry = json.loads(message)
-            seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + float(entry["seconds"])
-    finally:
-        store.close()
+    evaluation = read_json(folder / "predictor" / "evaluation.json")
+    training = {stage: dict(_NOTHING) for stage in ("generate", "retrain")}
+    cheaply = best = None
+    seconds: dict[str, float] = {}
+    if evaluation is None or (folder / "store.db").exists():
+        store = read_store(folder / "store.db")
+        driver = lock_owner(folder)
+        try:
+            retries = _retries(folder)
+            training = {stage: _training(store, [stage], retries, driver) for stage in training}
+            cheap = [stage for stage in store.stages() if stage.startswith(PREFIX)]
+            cheaply = _training(store, cheap, retries, driver) if cheap else None
+            best = store.best("generate")
+            for _, message in store.events("seconds"):
+                entry = json.loads(message)
+                seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + float(entry["seconds"])
+        finally:
+            store.close()
     if cheaply is not None:
         measured = read_json(folder / "fidelity.json")
         cheaply["measured"] = None if measured is None else {key: measured[key] for key in measured if key != "rows"}
-    evaluation = read_json(folder / "predictor" / "evaluation.json")
     found = read_json(folder / "winner" / "search.json")
     winner = read_json(folder / "winner" / "retrain.json")
     if winner and found and winner["roles"]["winner"]["key"] != found["evolution"]["best"][0]["key"]:
@@ -57,10 +68,15 @@ def status(folder: Path) -> dict[str, Any]:
         "retrain": training["retrain"],
         "best": None if best is None else {"key": best[0], "accuracy": best[1], **best[2]},
         "tau": None if evaluation is None else evaluation["models"]["graph"],
+        "predictor": None if evaluation is None else _predictor(evaluation),
         "winner": None if found is None else found["evolution"]["best"][0],
         "test": None if winner is None else winner["roles"],
         "seconds": seconds,
     }
+
+
+def _predictor(evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {"metric": evaluation["metric"], "proxy": "proxy" in evaluation}
 
 
 def _training(store: Store, stages: list[str], retries: int, driver: str | None) -> dict[str, Any]:

@@ -25,20 +25,17 @@ def fitted(result: dict[str, Any]) -> str:
     """A few lines for ``fit``."""
     proxy = result.get("proxy")
     lines = [
-        f"fit: Kendall tau {'with the proxy ' if proxy else ''}on {result['test_size']} held-out architectures after "
-        f"{result['train_size']} (larger is better, 95 % interval), {duration(result['seconds'])}"
+        f"fit: Kendall tau {'' if proxy is None else 'with the proxy '}on {result['test_size']} held-out architectures "
+        f"after {result['train_size']} (larger is better, 95 % interval), {duration(result['seconds'])}"
     ]
-    if proxy:
-        invalid = f", {proxy['invalid']} of them with an invalid score" if proxy["invalid"] else ""
-        lines.append(
-            f"  nothing was trained: the target is a proxy, not accuracy (rank by {', '.join(proxy['metrics'])}; "
-            f"{proxy['architectures']} architectures scored in {duration(proxy['seconds'])}{invalid})"
-        )
+    if proxy is not None:
+        lines.append(f"  nothing was trained: the target is a proxy, not accuracy{_scoring(proxy)}")
     for name, model in result["models"].items():
         low, high = model["tau_ci95"]
         lines.append(f"  {name:6} {model['tau']:6.3f}  [{low:.3f}, {high:.3f}]")
     if result["models"]["graph"]["tau_ci95"][0] <= 0:
-        lines.append("  so few architectures do not show that the graph predictor is better than chance; train more")
+        more = "train more" if proxy is None else "score more"
+        lines.append(f"  so few architectures do not show that the graph predictor is better than chance; {more}")
     noise = result["label_noise"]
     if noise is not None:
         lines.append(
@@ -46,7 +43,20 @@ def fitted(result: dict[str, Any]) -> str:
             f"({noise['architectures']} trained twice; one label varies by {noise['standard_deviation']:.2%}),\n"
             f"  so a perfect predictor would reach about {noise['ceiling']:.2f} against single trainings"
         )
+    if "replaced" in result:
+        lines.append(f"  it took the place of the predictor of {result['replaced']} that was here")
     return "\n".join(lines)
+
+
+def _scoring(proxy: dict[str, Any]) -> str:
+    """What a proxy was made of, as far as it is known: a table does not tell."""
+    if not proxy:
+        return ""
+    invalid = f", {proxy['invalid']} of them with an invalid score" if proxy["invalid"] else ""
+    return (
+        f" (rank by {', '.join(proxy['metrics'])}; {proxy['architectures']} architectures scored in "
+        f"{duration(proxy['seconds'])}{invalid})"
+    )
 
 
 _MOST_SCORED = 10
@@ -352,7 +362,9 @@ def standing(result: dict[str, Any]) -> str:
     if cheap and cheap["measured"] is not None:
         lines += [f"  fidelity: {line}" for line in picked(cheap["measured"])]
     if result["tau"] is not None:
-        lines.append(f"  predictor: Kendall tau {result['tau']['tau']:.3f}")
+        of = result["predictor"]
+        what = f"the proxy {of['metric']}, not accuracy" if of["proxy"] else of["metric"]
+        lines.append(f"  predictor: Kendall tau {result['tau']['tau']:.3f} with {what}")
     if result["winner"] is not None:
         lines.append(f"  winner {result['winner']['architecture']}, {result['winner']['macs'] / 1e6:.3f} M MACs")
     if result["test"] is not None and result["test"]["winner"]["mean"] is not None:

@@ -216,6 +216,21 @@ def test_a_predictor_of_another_label_table_needs_no_store(make_run):
     assert "not measured: fewer than 3 architectures" in page.words[""].lower()
 
 
+def test_a_predictor_of_scores_is_said_to_be_one_of_a_proxy(make_run):
+    run = make_run().upto("fit")
+    evaluation = {**run.evaluation, "metric": "zero_cost_proxy", "proxy": {"metrics": ["params"]}, "rows": 300}
+    (run.folder / "predictor/evaluation.json").write_text(json.dumps(evaluation))
+    page = report(run)
+    words = {key: text.replace("\xa0", " ") for key, text in page.words.items()}
+    assert "Kendall tau with a training-free proxy, not accuracy, 0.73" in words[""]
+    assert "the one that the proxy prefers" in words[""]
+    assert "learnt from the training-free scores of 300 architectures: a proxy, not accuracy" in words[""]
+    assert "Next: genas search trial" in words[""]  # not outdated by labels that it never saw
+    assert "Label noise" not in words[""]
+    assert "from training-free scores" in words["predicted"]
+    assert "this run's labels" not in words["predicted"]
+
+
 def test_text_from_elsewhere_is_escaped(make_run):
     run = make_run(name="a<img src=x onerror=alert(1)>", source=EVIL)
     run.generate(failing={1: "crash"}, message=f"RuntimeError: {EVIL}")

@@ -69,7 +69,8 @@ def test_fitted():
     result = {"test_size": 50, "train_size": 250, "seconds": 4, "models": {"graph": model}, "label_noise": None}
     assert fitted(result).splitlines()[1] == "  graph   0.700  [0.610, 0.790]"
     weak = {**result, "models": {"graph": {"tau": 0.1, "tau_ci95": [-0.2, 0.4]}}}
-    assert "better than chance" in fitted(weak)
+    assert "better than chance; train more" in fitted(weak)
+    assert "better than chance; score more" in fitted({**weak, "proxy": {}})
     assert "better than chance" not in fitted(result)
     noise = {"architectures": 30, "tau": 0.9, "ceiling": 0.93, "standard_deviation": 0.01}
     assert "tau 0.900 (30 trained twice; one label varies by 1.00%)" in fitted({**result, "label_noise": noise})
@@ -188,12 +189,15 @@ def test_standing_names_the_winner_as_cost_takes_it():
     result = {
         "run": "tiny", "folder": "logs/tiny", "stages": {}, "seconds": {}, "generate": nothing, "retrain": nothing,
         "best": {"key": "k", "accuracy": 0.5}, "tau": {"tau": 0.5}, "winner": winner,
+        "predictor": {"metric": "accuracy", "proxy": False},
         "test": {"winner": {"mean": 0.25}},
     }  # fmt: skip
     text = standing(result)
     assert f"winner {winner['architecture']}, " in text
     assert "best validation accuracy 50.00% (k)" in text
-    assert "predictor: Kendall tau 0.500" in text
+    assert "predictor: Kendall tau 0.500 with accuracy" in text
+    proxy = {"metric": "zero_cost_proxy", "proxy": True}
+    assert "0.500 with the proxy zero_cost_proxy, not accuracy" in standing({**result, "predictor": proxy})
     assert "winner: test accuracy 25.00%" in text
 
 
