@@ -146,7 +146,7 @@ def fit(
         with Display(quiet=as_json) as display:
             result = fit_zero_cost(loaded, 300 if count is None else count, _names(metrics), display.counts("score"))
         lines = [] if result["not_kept"] is None else [f"Scores not kept: {result['not_kept']}."]
-        lines.append(f"Saved in {loaded.folder / 'predictor'}. Next: genas search {source}")
+        lines.append(f"Saved in {loaded.folder / 'predictor'}. Next: genas search {loaded.name}")
         _answer(result, as_json, fitted(result), *lines)
         return
     if count is not None or metrics is not None:
@@ -165,7 +165,8 @@ def fit(
         following = f"genas search CONFIG --set name={loaded.name}"  # a table does not know its space
     else:
         loaded = _load(source, overrides, logs)
-        following = f"genas search {source}"
+        known = (loaded.folder / "config.yml").exists()  # a table fitted under a recipe leaves none
+        following = f"genas search {loaded.name if known else source}"
     if features is not None:
         loaded = _with_features(loaded, features)
     result = stage(loaded, None if table is None else read_table(table))
@@ -384,7 +385,7 @@ def cost(
     from genas.words import costs
 
     space = find_space(source, overrides or [], logs)
-    result = question(space, space.parse(arch), compare)
+    result = question(space, space.read(arch), compare)
     _answer(result, as_json, costs(result))
 
 

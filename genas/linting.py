@@ -19,6 +19,7 @@ from supernet.moves import redraw
 from supernet.operations import node_costs
 from supernet.sampling import feasible, up_to
 from supernet.settings import UnavailableError
+from supernet.space import check_cost, within
 
 if TYPE_CHECKING:
     from genas.config import Run
@@ -66,10 +67,11 @@ def lint(space: SearchSpace, limits: Mapping[str, int] | None = None, wanted: in
     Returns:
         ``size`` and ``rows`` (of options, valid or not); ``invalid_share`` of the rows; ``distinct``: the ``share``
         of texts that are the representative of their network, whether it is ``exact``, and then the number of
-        ``networks``; ``costs``: for each the exact ``min``, quantiles in percent and the ``max`` of ``sampled``
-        architectures; ``limits``: for each the ``limit``, the ``share`` of draws that keep it, and for all together
-        ``feasible_share``, ``found`` of the ``wanted``, and the one that is ``binding``, kept by the fewest;
-        ``findings``, each a :class:`Finding` as an object, and how many are ``wrong`` and ``warnings``.
+        ``networks`` and of those ``within_limits``; ``costs``: for each the exact ``min``, quantiles in percent and
+        the ``max`` of ``sampled`` architectures; ``limits``: for each the ``limit``, the ``share`` of draws that keep
+        it, and for all together ``feasible_share``, ``found`` of the ``wanted``, and the one that is ``binding``,
+        kept by the fewest; ``findings``, each a :class:`Finding` as an object, and how many are ``wrong`` and
+        ``warnings``.
 
     Raises:
         InputError: an unknown cost.
@@ -77,7 +79,7 @@ def lint(space: SearchSpace, limits: Mapping[str, int] | None = None, wanted: in
     limits = dict(limits or {})
     random = np.random.default_rng(0)
     rows = space.sample(_SAMPLE, random)
-    shape, findings = _shape(space, rows, random)
+    shape, findings = _shape(space, limits, rows, random)
     costs = space.costs(rows)
     findings += _graphs(space, rows[:_GRAPHS], int(np.median(costs["params"])))
     findings += _idle(space, rows)
@@ -107,12 +109,17 @@ def lint_run(run: Run) -> dict[str, Any]:
         InputError: settings that contradict the images.
         UnavailableError: images that the space's classes are to be taken from are not to be had.
     """
+    from genas.fitting import FEWEST_LABELS
     from genas.overview import estimate
     from genas.stages import resolve_space
 
     run = resolve_space(run)
     settings = run.settings
     result = lint(settings.space, settings.limits, settings.generate.architectures)
+    if settings.generate.architectures < FEWEST_LABELS:
+        text = f"generate.architectures: {settings.generate.architectures}; a predictor wants at least {FEWEST_LABELS}"
+        few = Finding("warning", text, "label more, or there will be no fit and no search")
+        result |= {"findings": [*result["findings"], asdict(few)], "warnings": result["warnings"] + 1}
     if not result["wrong"]:
         try:
             expected = estimate(run)
@@ -128,24 +135,30 @@ def exit_code(result: Mapping[str, Any]) -> int:
     return 2 if result["wrong"] else 0
 
 
-def _shape(space: SearchSpace, rows: Choices, random: np.random.Generator) -> tuple[dict[str, Any], list[Finding]]:
+def _shape(
+    space: SearchSpace, limits: dict[str, int], rows: Choices, random: np.random.Generator
+) -> tuple[dict[str, Any], list[Finding]]:
     """How many architectures, networks and invalid rows."""
+    for name in limits:
+        check_cost(name)
     counts = space.cardinalities
     number = math.prod(counts)
     distinct: dict[str, Any]
     if number <= _ENUMERATED:
         every = np.stack(np.unravel_index(np.arange(number), counts), axis=1).astype(np.int8)
         valid = every[space.is_valid(every)]
-        networks = len(np.unique(space.canonical(valid), axis=0))
+        different = np.unique(space.canonical(valid), axis=0)
+        networks = len(different)
         invalid = 1 - len(valid) / number
-        distinct = {"share": networks / space.size, "networks": networks, "exact": True}
+        keep = int(within(space, different, limits).sum()) if limits else networks
+        distinct = {"share": networks / space.size, "networks": networks, "exact": True, "within_limits": keep}
     else:
         drawn = random.integers(0, counts, size=(_DRAWS, len(counts))).astype(np.int8)
         invalid = 1 - float(space.is_valid(drawn).mean())
         texts = [space.parse(space.format(one)).choices for one in architectures(space, rows)]
         forms = np.array(texts, np.int8)
         own = float((space.canonical(forms) == forms).all(axis=1).mean())
-        distinct = {"share": own, "networks": None, "exact": False}
+        distinct = {"share": own, "networks": None, "exact": False, "within_limits": None}
     findings = []
     if distinct["networks"] == 1:
         findings.append(Finding("wrong", "every member is the same network", "give the space something to choose"))

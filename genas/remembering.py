@@ -50,7 +50,7 @@ def memory(
     recipe = settings.generate.recipe
     kind, total = _device(device, gigabytes)
     chosen = (
-        {"given": space.parse(architecture)}
+        {"given": space.read(architecture)}
         if architecture is not None
         else _some(space, dict(settings.limits), settings.seed)
     )

@@ -85,7 +85,7 @@ def score(
     space, settings = run.settings.space, run.settings
     labelled = [] if texts or count is not None or not run.store.is_file() else _labelled(run)
     if texts:
-        chosen = list(dict.fromkeys(space.parse(text) for text in texts))
+        chosen = list(dict.fromkeys(space.read(text) for text in texts))
     else:
         chosen = labelled or _sample(run, _SAMPLE if count is None else count)
     seed = settings.seed if seed is None else seed

@@ -16,8 +16,12 @@ _FILES = Path(__file__).resolve().parent.parent / "config" / "spaces"
 
 
 def space_names() -> list[str]:
-    """The spaces that a recipe may name: those written in Python, then those of bundled files."""
-    return [*SPACES, *sorted({path.stem for path in _FILES.glob("*.yml")} - SPACES.keys())]
+    """The spaces that a recipe may name: those written in Python, then those of bundled files.
+
+    Not ``stages``, which is nothing without the stages.
+    """
+    written = [name for name in SPACES if name != "stages"]
+    return [*written, *sorted({path.stem for path in _FILES.glob("*.yml")} - SPACES.keys())]
 
 
 def is_space(source: str, logs: str | Path) -> bool:

@@ -284,6 +284,8 @@ def linted(result: dict[str, Any]) -> str:
     if len(result["limits"]) > 1:
         binding = "" if result["binding"] is None else f"; {result['binding']} is the tightest"
         lines.append(f"  within all limits: {share(result['feasible_share'])} of the draws{binding}")
+    if result["limits"] and distinct["exact"]:
+        lines.append(f"  within the limits: {distinct['within_limits']:,} of {distinct['networks']:,} networks")
     if result["wanted"] is not None:
         lines.append(f"  generate.architectures: {result['found']:,} of {result['wanted']:,} found")
     if result["label_seconds"] is not None:

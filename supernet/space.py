@@ -133,6 +133,15 @@ class SearchSpace(Settings, ABC):
         """Why a row of existing options is no architecture, for the error that says so."""
         return f"these options do not go together in space {self.name!r}"
 
+    def read(self, text: str) -> Architecture:
+        """An architecture from its text or, where that has a digit for each choice, its key. Raises InputError."""
+        name, _, digits = text.strip().rpartition("-")
+        if name == self.name and len(digits) == len(self.cardinalities) and set(digits) <= set(DIGITS):
+            architecture = Architecture(self.name, tuple(map(DIGITS.index, digits)))
+            self.check(architecture)
+            return architecture
+        return self.parse(text)
+
     def parse(self, text: str) -> Architecture:
         """An architecture from what a person types. Raises InputError.
 

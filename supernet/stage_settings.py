@@ -154,6 +154,8 @@ class CandidateSettings(Settings):
                 raise ValueError(f"{self.op} has no {name}; leave it out")
         if self.op in _SPATIAL and "kernel" in self.model_fields_set and 1 in self.kernel:
             raise ValueError(f"{self.op} with a kernel of 1 sees a single pixel; expected at least 3")
+        if self.op == "mbconv" and "expansion" not in self.model_fields_set:
+            raise ValueError("mbconv needs an expansion, such as mbconv_3_e6 or {op: mbconv, kernel: 3, expansion: 6}")
         if self.op in _KERNELS and "kernel" not in self.model_fields_set:
             raise ValueError(f"{self.op} needs a kernel, such as {self.op}_3 or {{op: {self.op}, kernel: [3, 5]}}")
         return self
@@ -165,10 +167,10 @@ class CandidateSettings(Settings):
         if len(candidates) == 1:
             return candidates[0].name
         fields = type(self).model_fields
-        return {
-            "op": self.op,
-            **{key: getattr(self, key) for key in _LISTS if getattr(self, key) != fields[key].default},
-        }
+        needed = ("expansion",) if self.op == "mbconv" else ()
+        given = {key: getattr(self, key) for key in _LISTS}
+        kept = {key: value for key, value in given.items() if key in needed or value != fields[key].default}
+        return {"op": self.op, **kept}
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -254,7 +256,8 @@ class StageSettings(Settings):
     @model_validator(mode="after")
     def _scaled(self) -> StageSettings:
         if len(set(self.outputs)) != len(self.widths):
-            raise ValueError(f"two widths of {self.channels} channels are the same multiple of {self.divisor}")
+            made = ", ".join(f"{width:g}: {outputs}" for width, outputs in zip(self.widths, self.outputs, strict=True))
+            raise ValueError(f"two widths of {self.channels} channels are the same multiple of {self.divisor} ({made})")
         inside = max(self.outputs) * max(one.expansion for one in self.candidates)
         if inside > _CHANNELS:
             raise ValueError(f"{inside:,} channels, width and expansion included; expected at most {_CHANNELS:,}")

@@ -177,7 +177,7 @@ class Stages(SearchSpace):
             raise ValueError(
                 f"stages.{number}: a dead end: none of {', '.join(one.name for one in stage.candidates)} can make "
                 f"{' or '.join(map(str, stage.outputs))} channels of {' or '.join(map(str, self._inputs(number)))}, as "
-                f"the first layer must"
+                f"the first layer must whatever the widths"
             )
         if stage.share or stage.depths[1] == 1:
             never = [one.name for one in stage.candidates if one not in self.options(number, True)]

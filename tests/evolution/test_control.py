@@ -18,7 +18,11 @@ def macs(space, architecture, cost="macs"):
 DEEP = Stages.model_validate(
     {
         "stages": [
-            {"channels": 16, "depth": (1, 12), "operations": ["skip", {"op": "mbconv", "kernel": (3, 5)}]}
+            {
+                "channels": 16,
+                "depth": (1, 12),
+                "operations": ["skip", {"op": "mbconv", "kernel": (3, 5), "expansion": 1}],
+            }
             for _ in range(3)
         ]
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from genas.config import load_run
+from genas.config import load_run, load_space
 from genas.linting import exit_code, lint, lint_run
 from genas.words import linted, share
 from supernet import COST_NAMES, ArchGraph, InputError, OpSubset, SearchSpace
@@ -84,7 +84,7 @@ def test_a_clean_space_has_no_finding():
     assert linted(result).splitlines()[-1] == "Nothing is wrong, no warnings"
     assert (result["size"], result["rows"], result["choices"]) == (9, 16, 4)
     assert result["invalid_share"] == 7 / 16
-    assert result["distinct"] == {"share": 1.0, "networks": 9, "exact": True}
+    assert result["distinct"] == {"share": 1.0, "networks": 9, "exact": True, "within_limits": 9}
     assert (result["feasible_share"], result["binding"], result["limits"]) == (1.0, None, {})
     assert result["wanted"] is result["found"] is result["label_seconds"] is None
 
@@ -112,7 +112,7 @@ def test_what_is_said_of_any_space_can_be_counted(space):
 
 def test_large_spaces_are_sampled():
     result = lint(OpSubset())
-    assert result["distinct"] == {"share": 1.0, "networks": None, "exact": False}
+    assert result["distinct"] == {"share": 1.0, "networks": None, "exact": False, "within_limits": None}
     assert result["invalid_share"] == pytest.approx(1 - (63 / 64) ** 5, abs=0.02)
     assert result["costs"]["macs"]["min"] == 7_797_760
 
@@ -120,9 +120,9 @@ def test_large_spaces_are_sampled():
 def test_rows_that_are_the_same_network_are_counted():
     result = lint(Ladder(rungs=3))
     assert (result["size"], result["rows"]) == (39, 81)
-    assert result["distinct"] == {"share": 1.0, "networks": 39, "exact": True}
+    assert result["distinct"] == {"share": 1.0, "networks": 39, "exact": True, "within_limits": 39}
     result = lint(Known())
-    assert result["distinct"] == {"share": 6 / 24, "networks": 6, "exact": True}
+    assert result["distinct"] == {"share": 6 / 24, "networks": 6, "exact": True, "within_limits": 6}
     assert "6 distinct networks, 25.0% of the texts" in linted(result)
 
 
@@ -297,3 +297,16 @@ def test_a_space_alone_needs_no_torch():
     code += "print({'torch', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_networks_within_the_limits_are_counted_where_there_are_few():
+    result = lint(load_space("nasbench_macro", ["classes=10"]).space, {"macs": 12_000_000})
+    assert result["distinct"]["within_limits"] == 2  # shortcuts alone, or a 3x3 in the first layer of the second stage
+    assert "within the limits: 2 of 3,969 networks" in linted(result)
+
+
+def test_a_run_of_too_few_labels_is_told(tmp_path):
+    recipe = tmp_path / "few.yml"
+    recipe.write_text("data: {source: digits}\nspace: {input_size: 8}\ngenerate: {architectures: 9}\n")
+    result = lint_run(load_run(recipe, logs=tmp_path))
+    assert "9; a predictor wants at least 10" in found(result, "generate.architectures")

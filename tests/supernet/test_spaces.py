@@ -69,6 +69,15 @@ def test_parse_and_format_are_inverse(given_pair):
     assert (space.canonical(again.row()) == space.canonical(architecture.row())).all()
 
 
+@given(spaces_with_architecture())
+def test_an_architecture_is_read_from_its_key(given_pair):
+    space, architecture = given_pair
+    assert space.read(f" {architecture.key}\n") == architecture
+    assert space.graph(space.read(space.format(architecture))) == space.graph(architecture)
+    with pytest.raises(InputError):
+        space.read("another" + architecture.key)
+
+
 @given(spaces_with_architecture(), st.data())
 def test_an_architecture_of_another_space_has_no_graph(given_pair, data):
     space, architecture = given_pair

@@ -128,6 +128,8 @@ def test_lists_stand_for_every_combination():
     ]
     assert listed.model_dump() == {"op": "mbconv", "kernel": (3, 5), "expansion": (6,), "se": (0, 1)}
     assert CandidateSettings.model_validate("sep_conv_5").model_dump() == "sep_conv_5"
+    plain = CandidateSettings.model_validate({"op": "mbconv", "kernel": [3, 5], "expansion": 1})
+    assert CandidateSettings.model_validate(plain.model_dump()) == plain
 
 
 def test_choices_stand_in_the_order_of_the_settings():
@@ -205,11 +207,12 @@ def test_a_layer_leaves_out_pools_that_cannot_make_its_channels():
         ({"depth": [3, 1]}, r"expected \[least, most\]"),
         ({"depth": [2, 2]}, r"expected \[least, most\]"),
         ({"depth": 0}, "greater than or equal to 1"),
-        ({"widths": [1.0, 1.01]}, "two widths of 8 channels are the same"),
+        ({"widths": [1.0, 1.01]}, r"two widths of 8 channels are the same multiple of 8 \(1: 8, 1.01: 8\)"),
         ({"widths": [1.0, 1.0]}, "named twice"),
         ({"stride": 3}, "Input should be 1 or 2"),
         ({"operations": ["sep_conv_3"]}, "nothing to choose"),
         ({"repeat": 3}, "Extra inputs"),
+        ({"operations": ["mbconv_3"]}, "mbconv needs an expansion, such as mbconv_3_e6"),
         ({"operations": ["sep_conv_1"]}, "a kernel of 1 sees a single pixel"),
         ({"channels": 1, "stride": 2}, "skip with stride 2 makes channels by halves"),
         (
