@@ -32,8 +32,9 @@ from pydantic import Field
 
 from data_gen.memory import processes_that_fit
 from data_gen.store import Job, Store, is_final
-from supernet import Settings
+from supernet import SearchSpace, Settings
 from supernet.files import sweep
+from supernet.graph import named_graph_to_json
 from supernet.settings import UnavailableError
 from training import DataInfo, Recipe
 from training.devices import gpu_names
@@ -85,7 +86,7 @@ class Task:
     """What all jobs of a stage share.
 
     Attributes:
-        space: settings of the search space.
+        space: the search space.
         data: the prepared images.
         measure: the split that gives the label; ``test`` also adds the validation images to training.
         weights: folder for the trained weights, as KEY-SEED.safetensors; None keeps none.
@@ -93,7 +94,7 @@ class Task:
         command: the program that is a worker; tests put a fake one here.
     """
 
-    space: Settings
+    space: SearchSpace
     data: DataInfo
     recipe: Recipe
     measure: Literal["validation", "test"] = "validation"
@@ -417,7 +418,10 @@ class _Pool:
             worker,
             {
                 "job": job.id,
+                "key": job.architecture.key,
                 "choices": list(job.architecture.choices),
+                # Not the space: a worker need not know one that is written in Python.
+                "graph": named_graph_to_json(self.task.space.graph(job.architecture)),
                 "seed": job.seed,
                 "recipe": self.task.recipe.model_dump(mode="json"),
                 "pieces": pieces,

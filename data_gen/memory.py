@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from data_gen.store import Job
-from supernet import Architecture
-from supernet.spaces import make_space
+from supernet import ArchGraph, graph_costs
 from training import Recipe
 from training.devices import total_memory
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from data_gen.driver import Task
-    from supernet import SearchSpace
     from training.memory import MemoryLine
 
 _LOGGER = logging.getLogger("genas.memory")
@@ -69,7 +67,7 @@ def processes_that_fit(task: Task, jobs: Sequence[Job], gpus: int) -> int:
     from supernet.network import build_network
     from training.memory import memory_line
 
-    space = make_space(task.space.model_dump())
+    space = task.space
     largest = max(jobs, key=lambda job: int(space.costs(job.architecture.row())["activations"][0]))
     info, recipe = task.data, task.recipe
     network = build_network(space.graph(largest.architecture))
@@ -85,19 +83,17 @@ def processes_that_fit(task: Task, jobs: Sequence[Job], gpus: int) -> int:
     return networks_on_a_gpu(min(totals), line, batch, data)
 
 
-def pieces_needed(
-    space: SearchSpace, architecture: Architecture, network: nn.Module, recipe: Recipe, batch: int, budget: float
-) -> int:
+def pieces_needed(graph: ArchGraph, network: nn.Module, recipe: Recipe, batch: int, budget: float) -> int:
     """In how many pieces a batch has to be passed so that its training fits in so many bytes.
 
     Exact costs rule out nearly every network that fits anyway; only the others are traced.
     """
-    costs = {name: int(values[0]) for name, values in space.costs(architecture.row()).items()}
-    if _MOST_BYTES * (costs["activations"] * batch + costs["params"]) <= budget:
+    costs = graph_costs(graph)
+    if _MOST_BYTES * (costs.activations * batch + costs.params) <= budget:
         return 1
     from training.memory import memory_line
 
-    first = next(node for node in space.graph(architecture).nodes if node.op == "input")
+    first = next(node for node in graph.nodes if node.op == "input")
     side, channels = first.integer("resolution"), first.integer("out")
     device = next(network.parameters()).device.type
     try:

@@ -91,7 +91,6 @@ class _Context:
     def __init__(self, first: Mapping[str, Any], answers: TextIO, stop: threading.Event) -> None:
         import torch
 
-        from supernet.spaces import make_space
         from training import load_split, open_prepared
 
         torch.set_num_threads(int(first["threads"]))
@@ -99,7 +98,7 @@ class _Context:
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         self.answers, self.stop = answers, stop
-        self.space = make_space(first["space"])
+        self.space = first["space"]  # its settings, which a checkpoint is bound to
         self.info = open_prepared(Path(first["data"]), int(first["memory_megabytes"]))
         self.training = load_split(self.info, "train").to(self.device)
         if first["measure"] == "test":
@@ -148,15 +147,15 @@ class _Context:
 
     def _train(self, job: Mapping[str, Any]) -> dict[str, object]:
         from data_gen.memory import pieces_needed
-        from supernet import Architecture
+        from supernet.graph import named_graph_from_json
         from supernet.network import build_network
         from training import Recipe, train
 
-        architecture = Architecture(self.space.name, tuple(job["choices"]))
+        graph = named_graph_from_json(job["graph"])
         seed, recipe = int(job["seed"]), Recipe.model_validate(job["recipe"])
-        network = build_network(self.space.graph(architecture), seed)
+        network = build_network(graph, seed)
         size = min(recipe.batch_size, len(self.training))
-        needed = pieces_needed(self.space, architecture, network, recipe, size, self.budget())
+        needed = pieces_needed(graph, network, recipe, size, self.budget())
         pieces = self.pieces = min(size, job["pieces"] * needed)
         batches, last = 0, time.monotonic()
 
@@ -174,7 +173,7 @@ class _Context:
             self.info.normalisation,
             recipe,
             seed,
-            architecture.key,
+            job["key"],
             progress,
             watch=self.measure != "test",
             pieces=pieces,
@@ -203,7 +202,7 @@ class _Context:
             return None
         identity = {name: job[name] for name in ("choices", "seed", "recipe")} | {
             "pieces": pieces,
-            "space": self.space.model_dump(mode="json"),
+            "space": self.space,
             "images": self.info.folder.name,
             "measure": self.measure,
         }
@@ -212,14 +211,14 @@ class _Context:
 
     def _short_of_memory(self, job: Mapping[str, Any], error: Exception) -> str:
         """What was tried, and how large it was."""
-        from supernet import Architecture
+        from supernet import graph_costs
+        from supernet.graph import named_graph_from_json
 
-        row = Architecture(self.space.name, tuple(job["choices"])).row()
-        costs = {name: int(values[0]) for name, values in self.space.costs(row).items()}
+        costs = graph_costs(named_graph_from_json(job["graph"]))
         size = min(int(job["recipe"]["batch_size"]), len(self.training))
         return (
             f"batches of {size} images in {self.pieces} pieces of {-(-size // self.pieces)}, "
-            f"{costs['activations']:,} activations an image, {costs['params']:,} parameters: "
+            f"{costs.activations:,} activations an image, {costs.params:,} parameters: "
             f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}"
         )
 

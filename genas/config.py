@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializeAsAny
 
 from data_gen import GenerateSettings, WorkerSettings
 from evolution import SearchSettings
@@ -21,7 +21,7 @@ from genas.cheap import FidelitySettings
 from genas.space_files import defaults, space_names, with_base
 from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_file, validate
 from predictor import GraphPredictorSettings
-from supernet import COST_NAMES, InputError, OpSubset, Settings
+from supernet import COST_NAMES, InputError, OpSubset, SearchSpace, Settings
 from supernet.files import read_proved_text, write_proved_text
 from supernet.settings import nearest
 from supernet.spaces import SPACES, AnySpace, kind
@@ -93,7 +93,7 @@ class RunSettings(Settings):
     name: Annotated[str, AfterValidator(check_name)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSettings = DataSettings()
-    space: AnySpace = OpSubset()
+    space: SerializeAsAny[AnySpace] = OpSubset()
     limits: dict[CostName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     generate: GenerateSettings = GenerateSettings()
     workers: WorkerSettings = WorkerSettings()
@@ -118,18 +118,23 @@ class Run(Settings):
         return self.folder / "store.db"
 
 
-def load_run(source: str | Path, overrides: Iterable[str] = (), logs: str | Path = "logs") -> Run:
+def load_run(
+    source: str | Path, overrides: Iterable[str] = (), logs: str | Path = "logs", space: SearchSpace | None = None
+) -> Run:
     """The run that a recipe file, a run's name or a bundled recipe's name stands for.
 
     Args:
         overrides: ``key=value`` texts, values as in YAML, such as ``generate.architectures=40``.
         logs: the folder of all runs.
+        space: one written in Python, in place of the recipe's; such a run is gone on with in Python, too.
 
     Raises:
         InputError: no such recipe or run, or a setting that is not valid; says where.
     """
     document, name = _document(str(source), Path(logs))
     settings = settings_of(document, overrides, Path(source).parent)
+    if space is not None:
+        settings = settings.model_copy(update={"space": space})
     return Run(folder=Path(logs) / check_name(settings.name or name), settings=settings)
 
 

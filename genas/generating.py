@@ -9,7 +9,7 @@ from data_gen import Task, open_store, plan, read_store, refuse_if_driven, run_l
 from genas.config import Run
 from genas.scoring import run_features
 from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, saved_settings, train_jobs
-from supernet import InputError
+from supernet import InputError, SearchSpace
 from supernet.spaces import make_space
 
 
@@ -44,7 +44,7 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             store.close()
 
 
-def export_table(run_folder: Path, out: Path) -> int:
+def export_table(run_folder: Path, out: Path, space: SearchSpace | None = None) -> int:
     """Write a run's labels as a graph-table file; returns the number of rows.
 
     Cheap labels and kept training-free scores are its features, each where an architecture has it.
@@ -59,7 +59,7 @@ def export_table(run_folder: Path, out: Path) -> int:
         if saved is None or not store.counts("generate")[1]:
             raise InputError(f"export: run {run_folder.name!r} has no labels yet; run generate first")
         return write_label_table(
-            store, make_space(saved["space"]), out, run_features(store, run_folder, saved["space"])
+            store, space or make_space(saved["space"]), out, run_features(store, run_folder, saved["space"])
         )
     finally:
         store.close()

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from supernet.settings import InputError
 
@@ -173,6 +174,18 @@ def _hashed(data: bytes) -> bytes:
 def graph_to_json(graph: ArchGraph) -> dict[str, object]:
     """``{"nodes": [...], "edges": [...]}`` as in the graph-table file. Whole numbers stay whole."""
     return {"nodes": [node_to_json(node) for node in graph.nodes], "edges": [list(edge) for edge in graph.edges]}
+
+
+def named_graph_to_json(graph: ArchGraph) -> dict[str, object]:
+    """As :func:`graph_to_json`, and the ``names`` of the nodes, which weights are called by."""
+    return {**graph_to_json(graph), "names": [node.name for node in graph.nodes]}
+
+
+def named_graph_from_json(content: Mapping[str, Any]) -> ArchGraph:
+    """The inverse of :func:`named_graph_to_json`. Raises InputError naming the node or edge that is wrong."""
+    graph = graph_from_json(content["nodes"], content["edges"])
+    names = zip(graph.nodes, content["names"], strict=True)
+    return ArchGraph(tuple(Node(node.op, node.attributes, str(name)) for node, name in names), graph.edges)
 
 
 def node_to_json(node: Node) -> dict[str, object]:

@@ -48,7 +48,7 @@ def test_a_batch_that_does_not_fit_is_passed_in_pieces(architecture):
     recipe, network = Recipe(), build_network(SPACE.graph(architecture))
     line = memory_line(network, 1, 8, recipe, 512)
     for budget, expected in ((line.peak(512) + 1, 1), (line.peak(512) - 10_000, 2), (line.peak(100), 6), (0, 512)):
-        assert pieces_needed(SPACE, architecture, network, recipe, 512, budget) == expected
+        assert pieces_needed(SPACE.graph(architecture), network, recipe, 512, budget) == expected
 
 
 def test_the_bound_that_saves_the_trace_is_one(monkeypatch):
@@ -60,4 +60,4 @@ def test_the_bound_that_saves_the_trace_is_one(monkeypatch):
             bound = memory._MOST_BYTES * (costs["activations"] * 64 + costs["params"])
             assert memory_line(network, 1, 8, recipe, 64).peak(64) <= bound
     monkeypatch.setattr("training.memory.memory_line", lambda *_: pytest.fail("traced for nothing"))
-    assert pieces_needed(SPACE, LARGE, network, Recipe(), 64, torch.inf) == 1
+    assert pieces_needed(SPACE.graph(LARGE), network, Recipe(), 64, torch.inf) == 1

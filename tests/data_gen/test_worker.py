@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from data_gen import Task, WorkerSettings, open_store, run_jobs, worker
 from supernet import Architecture, OpSubset
+from supernet.graph import named_graph_to_json
 from supernet.network import build_network
 from supernet.op_subset import LayerSettings
 from tests.data_gen.test_driver import alive, wait_for
@@ -137,9 +138,10 @@ def first_line(info, measure="validation"):
 
 
 def job(**changes):
-    choices = list(ARCHITECTURES[0].choices)
+    one = ARCHITECTURES[0]
     return {
-        "job": 7, "choices": choices, "seed": 0, "recipe": RECIPE.model_dump(mode="json"), "pieces": 1,
+        "job": 7, "key": one.key, "choices": list(one.choices), "graph": named_graph_to_json(SPACE.graph(one)),
+        "seed": 0, "recipe": RECIPE.model_dump(mode="json"), "pieces": 1,
         "weights": None, "checkpoints": None, "checkpoint_seconds": 60, **changes,
     }  # fmt: skip
 
@@ -219,10 +221,12 @@ def test_a_training_that_diverges_and_a_foreign_architecture_are_answers(context
     wild = RECIPE.model_copy(update={"epochs": 30, "learning_rate": 100.0, "momentum": 0.99, "weight_decay": 0.9})
     with pytest.raises(Ended):
         serving.run(job(recipe=wild.model_dump(mode="json")))
+    graph = job()["graph"]
+    foreign = {**graph, "nodes": [{**node, "op": f"my_{node['op']}"} for node in graph["nodes"]]}
     with pytest.raises(Ended):
-        serving.run(job(choices=[0] * 6))
+        serving.run(job(graph=foreign))
     diverged, crash = (answer for answer in answered(answers) if "failure" in answer)
     assert diverged["failure"] == "diverged"
     assert "the loss is" in diverged["message"]
     assert crash["failure"] == "crash"
-    assert "applies no operation" in crash["message"]
+    assert "expected one input and one output" in crash["message"]

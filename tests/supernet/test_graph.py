@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supernet import ArchGraph, InputError, Node
-from supernet.graph import graph_from_json, graph_to_json
+from supernet import ArchGraph, InputError, Node, OpSubset
+from supernet.graph import graph_from_json, graph_to_json, named_graph_from_json, named_graph_to_json
 
 NODES = tuple(Node(op) for op in "abcdef")
 ATTRIBUTES = ("in", "out", "kernel", "stride", "resolution", "macs", "params", "latency")
@@ -140,3 +140,14 @@ def test_json_that_is_no_graph_is_refused(nodes, edges, said):
 
 def test_absent_and_null_attributes_are_the_same():
     assert graph_from_json([{"op": "a", "macs": None}], []) == graph_from_json([{"op": "a"}], [])
+
+
+def test_names_of_nodes_come_back_where_they_are_asked_for():
+    space = OpSubset()
+    graph = space.graph(space.cheapest("macs"))
+    content = json.loads(json.dumps(named_graph_to_json(graph)))
+    again = named_graph_from_json(content)
+    assert again == graph
+    assert [node.name for node in again.nodes] == [node.name for node in graph.nodes]
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        named_graph_from_json({**content, "names": content["names"][:-1]})
