@@ -1,5 +1,6 @@
 """A run folder with planned jobs, the fake worker that serves them, and drivers that can be killed."""
 
+import math
 import multiprocessing
 import signal
 import sqlite3
@@ -91,10 +92,12 @@ class Run:
         with closing(read_store(self.path)) as store:
             return store.attempts("generate")
 
-    def pids(self, running=False):
+    def pids(self, running=False, tries=math.inf):
+        """Of workers; ``running``: those at a job, but for jobs begun more often than ``tries``."""
         with closing(sqlite3.connect(self.path)) as connection:
-            where = "WHERE outcome IS NULL" if running else ""
-            return [pid for (pid,) in connection.execute(f"SELECT DISTINCT pid FROM attempts {where}")]
+            begun = "SELECT COUNT(*) FROM attempts AS other WHERE other.job = one.job"
+            found = connection.execute(f"SELECT DISTINCT pid, outcome IS NULL, ({begun}) FROM attempts AS one")
+            return sorted({pid for pid, at_work, count in found if not running or (at_work and count <= tries)})
 
     def check_whole(self):
         """Every job has its result once, and every result its one attempt."""
