@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
-from supernet.settings import InputError, nearest
+from supernet.settings import InputError, distinct, nearest
 from supernet.space import Architecture, Choices, SearchSpace, architectures, check_cost
 
 OperationName = Literal[
@@ -136,12 +136,7 @@ class Darts(SearchSpace):
             raise ValueError("two reduction cells halve the side; expected at least 4")
         return value
 
-    @field_validator("operations")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("an operation is named twice")
-        return value
+    _distinct = field_validator("operations")(distinct)
 
     @property
     def cardinalities(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 from itertools import product
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, operation
-from supernet.settings import InputError, nearest
+from supernet.settings import InputError, distinct, nearest
 from supernet.space import Architecture, Choices, SearchSpace, check_cost
 
 Pooling: TypeAlias = Literal["max", "average"]
@@ -93,12 +93,7 @@ class DavidNet(SearchSpace):
             raise ValueError("one image of one pixel has no variance; expected 0 or at least 2")
         return value
 
-    @field_validator("residuals", "poolings", "widths")
-    @classmethod
-    def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("an option is named twice")
-        return value
+    _distinct = field_validator("residuals", "poolings", "widths")(distinct)
 
     @field_validator("widths")
     @classmethod

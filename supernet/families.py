@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, operation
-from supernet.settings import InputError, nearest
+from supernet.settings import InputError, distinct, nearest
 from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
 
 Channels = Annotated[int, Field(ge=1, le=4096)]
@@ -144,12 +144,7 @@ class Families(SearchSpace):
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         return default | given
 
-    @field_validator("channels", "kernels", "growths", "layers")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("an option is named twice")
-        return value
+    _distinct = field_validator("channels", "kernels", "growths", "layers")(distinct)
 
     @field_validator("kernels")
     @classmethod

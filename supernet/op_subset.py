@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
-from supernet.settings import InputError, Settings
+from supernet.settings import InputError, Settings, distinct
 from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
 
 OperationName = Literal["skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5"]
@@ -67,12 +67,7 @@ class OpSubset(SearchSpace):
     stem_channels: Channels = 16
     head_channels: Channels = 1280
 
-    @field_validator("operations")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("an operation is named twice")
-        return value
+    _distinct = field_validator("operations")(distinct)
 
     @model_validator(mode="after")
     def _survives(self) -> OpSubset:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+Option = TypeVar("Option")
 
 
 class InputError(ValueError):
@@ -20,6 +23,14 @@ class Settings(BaseModel):
     """Frozen settings: unknown keys and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+def distinct(value: tuple[Option, ...]) -> tuple[Option, ...]:
+    """A validator of options. Raises ValueError for one that is named twice."""
+    twice = next((option for at, option in enumerate(value) if option in value[:at]), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is named twice")
+    return value
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

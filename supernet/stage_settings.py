@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_serializer, m
 
 from supernet.graph import Node
 from supernet.operations import operation
-from supernet.settings import Settings, nearest
+from supernet.settings import Settings, distinct, nearest
 
 MOST = 36
 """Options of a choice: one base-36 digit in a key."""
@@ -36,13 +36,6 @@ _SHORT = re.compile(
 def _as_tuple(value: object) -> object:
     """One number stands for a list of it."""
     return (value,) if isinstance(value, int) else tuple(value) if isinstance(value, list) else value
-
-
-def distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The options of a setting. Raises ValueError where one is named twice."""
-    if len(set(value)) != len(value):
-        raise ValueError("an option is named twice")
-    return value
 
 
 Kernel = Annotated[int, Field(ge=1, le=31)]
@@ -79,10 +72,6 @@ class Candidate:
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it can make so many channels of so many: pools keep them."""
         return self.op not in _POOLS or inputs == outputs
-
-    def is_identity(self, inputs: int, outputs: int, stride: int) -> bool:
-        """Whether it hands on what it is given."""
-        return self.op in PLAIN and stride == 1 and inputs == outputs
 
     def node(self, name: str, inputs: int, outputs: int, stride: int, side: int) -> Node:
         """The operation from a picture of ``side`` pixels."""

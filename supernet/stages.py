@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
-from supernet.settings import InputError, nearest
+from supernet.settings import InputError, distinct, nearest
 from supernet.space import DIGITS, Architecture, Choices, SearchSpace, check_cost, in_range
 from supernet.stage_settings import (
     MOST,
@@ -29,7 +29,6 @@ from supernet.stage_settings import (
     ConvolutionSettings,
     HeadSettings,
     StageSettings,
-    distinct,
 )
 
 _REMEMBERED = 20_000

@@ -285,7 +285,7 @@ BAD_RECIPE = {
     "either of two": ("training: {batch: many}", 1, "expected a whole number or one of 'auto', got 'many'"),
     "value of a free mapping": ("limits:\n  macs: 1\n  params: lots", 3, "'limits.params': expected a whole number"),
     "own check": ("training:\n  name: a/b", 2, "key 'training.name': a name is no path, got 'a/b'"),
-    "own check of a list": ("space: {operations: [skip, skip]}", 1, "an operation is named twice"),
+    "own check of a list": ("space: {operations: [skip, skip]}", 1, "skip is named twice"),
     "check of the whole": ("data: {kind: folder, path: a}\nnote: ''", 1, "the whole document: a folder needs a note"),
     "several errors": (
         "note: a\ntraining:\n  epochs: 0\n  nam: x\nspac: 1",
