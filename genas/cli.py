@@ -492,9 +492,20 @@ def main() -> None:
         sys.exit(1)
     except _Stopped as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        again = shlex.join(["genas", *sys.argv[1:]])
-        print(f"\nStopped. Everything finished is kept; the same line continues: {again}", file=sys.stderr)
+        print(f"\n{_stopped(sys.argv[1:])}", file=sys.stderr)
         sys.exit(128 + stop.number)
+
+
+_QUESTIONS = ("bench", "cost", "doctor", "evaluate", "memory", "space")
+"""Commands that only answer: an answer that was cut off leaves nothing."""
+
+
+def _stopped(arguments: list[str]) -> str:
+    """What is said of a command that was stopped."""
+    if arguments and arguments[0] in _QUESTIONS:
+        return "Stopped."
+    again = shlex.join(["genas", *arguments])
+    return f"Stopped. Everything finished is kept; the same line continues: {again}"
 
 
 class _Stopped(BaseException):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import genas as package
 from data_gen import plan, read_store
-from genas.cli import app
+from genas.cli import _stopped, app
 from genas.config import load_run
 from genas.generating import export_table
 from genas.stages import resolve
@@ -407,3 +407,8 @@ def test_stopped_in_any_way_the_same_line_continues(genas, recipe, tmp_path):
         assert "running" not in store.attempts("generate")
     finally:
         store.close()
+
+
+def test_only_what_keeps_something_says_that_it_goes_on():
+    assert _stopped(["generate", "my run.yml"]).endswith("the same line continues: genas generate 'my run.yml'")
+    assert _stopped(["space", "lint", "darts"]) == "Stopped."
