@@ -10,7 +10,7 @@ import os.path
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, SerializeAsAny
@@ -56,16 +56,20 @@ class FitSettings(Settings):
 
     Attributes:
         metric: the measured number that it learns.
+        model: what is fitted, and searches: hybrid, graph, gp, ridge, trees, mlp or macs.
         train_fraction: share of the labels that the predictor learns from while its Kendall tau is
             measured on the others. The predictor that searches learns from all.
-        features: numbers of each architecture, such as scores of ``genas score``, that the graph predictor sees
+        splits: random splits that Kendall tau is measured on; the first also tells of each held-out architecture.
+        features: numbers of each architecture, such as scores of ``genas score``, that the predictor sees
             besides the graph. A predictor with features says how far they help; a search cannot use it.
-        predictor: the graph predictor itself.
+        predictor: the graph networks in it.
     """
 
     metric: str = "accuracy"
+    model: Literal["hybrid", "graph", "gp", "ridge", "trees", "mlp", "macs"] = "hybrid"
     features: tuple[str, ...] = ()
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    splits: Annotated[int, Field(ge=1, le=100)] = 3
     predictor: GraphPredictorSettings = GraphPredictorSettings()
 
 

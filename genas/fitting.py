@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 
 from data_gen import label_table, read_store, run_lock
 from genas.config import FitSettings, Run, save_settings
 from genas.scoring import DEFAULT_METRICS, PROXY, Progress, proxy_table, run_features, unlike_results
 from genas.stages import compare, digest, label_settings, resolve, resolve_space, saved_settings, single_thread
-from predictor import PREDICTORS, fit_graph, kendall_tau, tau_interval
-from predictor.evaluation import random_split
+from genas.trusting import judge
+from predictor import fit_predictor
 from predictor.zero_cost import METRICS, metric_names
 from supernet import InputError, LabelTable
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
 from supernet.settings import nearest
 
-_FORMAT = 1
+_FORMAT = 2
 """Of evaluation.json; another number makes fit run again."""
 
 FEWEST_LABELS = 10
@@ -32,10 +29,10 @@ FEWEST_LABELS = 10
 
 
 def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Fit the graph predictor on the run's labels and measure how far to trust it.
+    """Fit a predictor on the run's labels and measure how far to trust it.
 
-    Kendall tau is measured on held-out architectures, besides ridge regression and a perceptron on the
-    choices, and plain MACs; the predictor that is saved has learnt from every label.
+    Kendall tau is measured on held-out architectures, besides that of simpler models and plain MACs; the predictor
+    that is saved has learnt from every label.
 
     Args:
         table: labels to use instead of the run's own.
@@ -72,8 +69,6 @@ def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None 
     folder, settings = run.folder / "predictor", run.settings.fit
     if settings.features:
         table = _with_features(table, settings.features, run.name if own else None)
-        predictor_settings = settings.predictor.model_copy(update={"use_features": True})
-        settings = settings.model_copy(update={"predictor": predictor_settings})
     made_from = digest(
         _FORMAT, _table_digest(table, settings.metric), settings.model_dump(mode="json"), run.settings.seed
     )
@@ -155,38 +150,16 @@ def _with_features(table: LabelTable, names: Sequence[str], run_name: str | None
 
 def _fit_table(table: LabelTable, settings: FitSettings, seed: int, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
-    train_size = min(max(round(settings.train_fraction * len(table)), 2), len(table) - 2)
-    learnt, held = random_split(len(table), train_size, seed, 0)
-    learning, testing = table.subset(learnt), table.subset(held)
-    measured = testing.metric(settings.metric)
-    models: dict[str, dict[str, object]] = {}
-    predictions: dict[str, NDArray[np.float64]] = {}
-    for name, fit_model in PREDICTORS.items():
-        if name == "graph":
-            graph_predictor = fit_graph(learning, settings.metric, settings.predictor, seed)
-            predicted = graph_predictor.predict(testing.graphs, [row.features for row in testing.rows])
-        else:
-            predicted = fit_model(learning, settings.metric, seed).predict(testing)
-        predictions[name] = predicted
-        models[name] = {
-            "tau": kendall_tau(predicted, measured),
-            "tau_ci95": list(tau_interval(predicted, measured, seed)),
-        }
-    searching = fit_graph(table, settings.metric, settings.predictor, seed)
-    searching.save(folder)
+    predictor = fit_predictor(table, settings.metric, settings.model, seed, settings.predictor, bool(settings.features))
+    predictor.save(folder)
+    fit_seconds = time.perf_counter() - started
+    judged = judge(table, settings, seed)
     return {
-        "metric": settings.metric,
-        "rows": len(table),
-        "train_size": len(learnt),
-        "test_size": len(held),
+        **judged,
         "seed": seed,
-        "features": list(searching.encoder.features),
-        "models": models,
-        "label_noise": _label_noise(table, settings.metric),
-        "held_out": [
-            {"id": row.id, "measured": float(truth), "predicted": float(value)}
-            for row, truth, value in zip(testing.rows, measured, predictions["graph"], strict=True)
-        ],
+        "features": list(predictor.features),
+        "weights": dict(predictor.weights),
+        "fit_seconds": fit_seconds,
         "seconds": time.perf_counter() - started,
     }
 
@@ -197,29 +170,3 @@ def _table_digest(table: LabelTable, metric: str) -> str:
         (row.id, label, graph_to_json(row.graph), row.features) for row, label in zip(table.rows, labels, strict=True)
     ]
     return digest(rows)
-
-
-def _label_noise(table: LabelTable, metric: str) -> dict[str, float] | None:
-    twice = [row for row in table.rows if f"{metric}_seed1" in row.metrics]
-    return noise_between([(row.metrics[f"{metric}_seed0"], row.metrics[f"{metric}_seed1"]) for row in twice])
-
-
-def noise_between(pairs: Sequence[tuple[float, float]]) -> dict[str, float] | None:
-    """How far two trainings of one architecture agree, and what a perfect predictor would reach on one of them.
-
-    If the labels are Gaussian, tau gives their correlation r = sin(pi tau / 2) (Greiner 1909); what is free of
-    noise correlates with one noisy label by the square root of r (Spearman 1904).
-
-    Args:
-        pairs: the labels of each architecture's first and second training; None is the answer for fewer than 3.
-    """
-    if len(pairs) < 3:
-        return None
-    first, second = np.array(pairs).T
-    tau = kendall_tau(first, second)
-    return {
-        "architectures": len(pairs),
-        "tau": tau,
-        "ceiling": 2 / math.pi * math.asin(math.sqrt(math.sin(math.pi * max(tau, 0.0) / 2))),
-        "standard_deviation": float(np.sqrt(np.mean((first - second) ** 2) / 2)),
-    }

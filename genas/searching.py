@@ -13,7 +13,7 @@ from data_gen import run_lock
 from evolution import Candidate, Score, SearchResult, evolve, random_search
 from genas.config import Run
 from genas.stages import digest, resolve_space, single_thread
-from predictor import GraphPredictor
+from predictor import Predictor
 from supernet import Choices, InputError, architectures
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
@@ -45,13 +45,13 @@ def search(run: Run) -> dict[str, Any]:
     known, winner_file = read_json(run.folder / "winner" / "search.json"), run.folder / "winner" / "architecture.json"
     if known is not None and known["made_from"] == made_from and winner_file.is_file():
         return known
-    predictor = GraphPredictor.load(run.folder / "predictor")
+    predictor = Predictor.load(run.folder / "predictor")
     if predictor.metric in _LOWER_IS_BETTER:
         raise InputError(f"search: fit.metric is {predictor.metric!r}, of which less is better; expected accuracy")
-    if predictor.encoder.features:
+    if predictor.features:
         raise InputError(
-            f"search: the predictor needs the features {', '.join(predictor.encoder.features)}, which cost about a "
-            f"second of each of thousands of candidates; fit without fit.features (and fit.predictor.use_features)"
+            f"search: the predictor needs the features {', '.join(predictor.features)}, which cost about a "
+            f"second of each of thousands of candidates; fit without fit.features"
         )
 
     def score(choices: Choices) -> NDArray[np.float64]:

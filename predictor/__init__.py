@@ -1,4 +1,4 @@
-"""Accuracy predictors: a graph encoder, the baselines it has to beat, and their evaluation.
+"""Accuracy predictors: a graph encoder, the models it has to beat, their hybrid, and how far to trust them.
 
 The names are loaded when first used: settings need no torch, predictors do.
 """
@@ -9,39 +9,43 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from predictor.baselines import PREDICTORS, Predictor
-    from predictor.encoding import GraphEncoder
-    from predictor.evaluation import Evaluation, ModelEvaluation, evaluate, evaluate_split, kendall_tau, tau_interval
-    from predictor.graph import GraphPredictor, fit_graph
+    from predictor.evaluation import Evaluation, ModelEvaluation, Split, evaluate, random_splits, read_split
+    from predictor.features import FlatEncoder
+    from predictor.models import MODELS, Predictor, fit_models, fit_predictor
     from predictor.settings import GraphPredictorSettings
+    from predictor.trust import kendall_tau, tau_interval
 
 _HOMES = {
-    "PREDICTORS": "predictor.baselines",
+    "MODELS": "predictor.models",
     "Evaluation": "predictor.evaluation",
-    "GraphEncoder": "predictor.encoding",
-    "GraphPredictor": "predictor.graph",
+    "FlatEncoder": "predictor.features",
     "GraphPredictorSettings": "predictor.settings",
     "ModelEvaluation": "predictor.evaluation",
-    "Predictor": "predictor.baselines",
+    "Predictor": "predictor.models",
+    "Split": "predictor.evaluation",
     "evaluate": "predictor.evaluation",
-    "evaluate_split": "predictor.evaluation",
-    "fit_graph": "predictor.graph",
-    "kendall_tau": "predictor.evaluation",
-    "tau_interval": "predictor.evaluation",
+    "fit_models": "predictor.models",
+    "fit_predictor": "predictor.models",
+    "kendall_tau": "predictor.trust",
+    "random_splits": "predictor.evaluation",
+    "read_split": "predictor.evaluation",
+    "tau_interval": "predictor.trust",
 }
 
 __all__ = [
-    "PREDICTORS",
+    "MODELS",
     "Evaluation",
-    "GraphEncoder",
-    "GraphPredictor",
+    "FlatEncoder",
     "GraphPredictorSettings",
     "ModelEvaluation",
     "Predictor",
+    "Split",
     "evaluate",
-    "evaluate_split",
-    "fit_graph",
+    "fit_models",
+    "fit_predictor",
     "kendall_tau",
+    "random_splits",
+    "read_split",
     "tau_interval",
 ]
 

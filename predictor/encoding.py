@@ -2,30 +2,29 @@
 
 Any graph is accepted: any ``op`` strings, any numeric node attributes, some of them absent. The
 vocabulary of operations and the standardisation come from the training graphs and are saved with
-the predictor.
+the predictor. Dead nodes are left out; see :class:`predictor.structure.Structure`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from predictor.geometric import Batch
-from supernet import ArchGraph, InputError, Node
+from predictor.structure import Floats, Ints, Structure, spans
+from supernet import ArchGraph, Node
 
 UNKNOWN = 0
 """Index of an operation that the training graphs do not hold."""
 
-_TOTALS = ("macs", "params")
 _COMMON_SHARE = 0.02
 _COMMON_LIMIT = 256
+_PLACES = 8  # columns that say where in its graph a node lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,90 +62,143 @@ class Standard:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedGraphs:
+    """Graphs side by side.
+
+    Attributes:
+        x: of the live nodes, (nodes, node_width), float32.
+        edges: (2, edges), int64, from and to.
+        starts: where the nodes and edges of each graph begin, (2, graphs + 1).
+        scalars: of the graphs, (graphs, scalars), float32.
+    """
+
+    x: Tensor
+    edges: Tensor
+    starts: Ints
+    scalars: Tensor
+
+    @property
+    def owner(self) -> Tensor:
+        """The graph of each node, (nodes,), int64."""
+        return torch.from_numpy(np.repeat(np.arange(len(self.scalars)), np.diff(self.starts[0])))
+
+    def select(self, rows: Ints) -> EncodedGraphs:
+        """Some of them, in this order."""
+        begins, sizes = self.starts[:, rows], np.diff(self.starts, axis=1)[:, rows]
+        nodes, edges = spans(begins[0], sizes[0]), spans(begins[1], sizes[1])
+        starts = np.concatenate([np.zeros((2, 1), np.int64), np.cumsum(sizes, axis=1)], axis=1)
+        moved = np.repeat(starts[0, :-1] - begins[0], sizes[1])
+        return EncodedGraphs(
+            self.x[torch.from_numpy(nodes)],
+            self.edges[:, torch.from_numpy(edges)] + torch.from_numpy(moved),
+            starts,
+            self.scalars[torch.from_numpy(rows)],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class GraphEncoder:
-    """Turns graphs into one ``torch_geometric`` batch.
+    """Turns graphs into :class:`EncodedGraphs`.
 
     Each node is its operation's index, one-hot; its place among the common nodes of the training
     graphs, one-hot; its attributes (signed log, standardised, with a column that says whether the
-    attribute is there); and its numbers of inputs and outputs. Each
-    graph has scalars: log total MACs and parameters, log number of nodes and of edges, the count of
-    each operation, and the features named. Nothing depends on the order of nodes or edges.
+    attribute is there); and where it lies: numbers of inputs and outputs, steps and blocks from the start and to the
+    end, share of the paths that lead through it. Nothing depends on the order of nodes or edges.
 
     Attributes:
         ops: known operations; operation ``ops[i]`` has index ``i + 1``, index 0 is any other.
         common: nodes (operation and attributes) in at least 2 % of the training graphs, at most 256;
             ``common[i]`` has index ``i + 1``, index 0 is any other.
         attributes: node attributes that the training graphs hold.
-        features: per-architecture numbers that every prediction must bring.
-        node: standardisation of attributes, inputs and outputs of nodes.
-        scalar: standardisation of the scalars of graphs.
-        typical_nodes: mean number of nodes of the training graphs.
+        node: standardisation of attributes and places of nodes.
+        typical_nodes: mean number of live nodes of the training graphs.
     """
 
     ops: tuple[str, ...]
     common: tuple[Node, ...]
     attributes: tuple[str, ...]
-    features: tuple[str, ...]
     node: Standard
-    scalar: Standard
     typical_nodes: float
 
     @staticmethod
-    def fit(
-        graphs: Sequence[ArchGraph],
-        features: Sequence[Mapping[str, float]] | None = None,
-    ) -> GraphEncoder:
-        """Vocabulary and standardisation from training graphs, features where all rows have them."""
-        graphs_with = Counter(node for graph in graphs for node in set(graph.nodes))
-        nodes = sorted(graphs_with, key=lambda node: (-graphs_with[node], node.op, node.attributes))
-        common = tuple(node for node in nodes if graphs_with[node] >= _COMMON_SHARE * len(graphs))[:_COMMON_LIMIT]
-        ops = tuple(sorted({node.op for node in nodes}))
-        attributes = tuple(sorted({name for node in nodes for name, _ in node.attributes}))
-        shared = set.intersection(*(set(row) for row in features)) if features else set()
-        free = Standard(np.zeros(1), np.ones(1))
-        raw = GraphEncoder(ops, common, attributes, tuple(sorted(shared)), free, free, len(graphs_with))
-        table = _Table(raw, graphs)
-        return replace(
-            raw,
-            node=Standard.of(table.numbers),
-            scalar=Standard.of(table.scalars(features)),
-            typical_nodes=len(table.rows) / len(graphs),
+    def fit(structure: Structure) -> GraphEncoder:
+        """Vocabulary and standardisation from training graphs."""
+        pairs = np.unique(structure.owner * max(len(structure.distinct), 1) + structure.row)
+        graphs_with = np.bincount(pairs % max(len(structure.distinct), 1), minlength=len(structure.distinct))
+        order = sorted(
+            range(len(structure.distinct)),
+            key=lambda place: (-graphs_with[place], structure.distinct[place].op, structure.distinct[place].attributes),
         )
+        common = tuple(
+            structure.distinct[place] for place in order if graphs_with[place] >= _COMMON_SHARE * structure.graphs
+        )
+        ops = tuple(sorted({node.op for node in structure.distinct}))
+        attributes = tuple(sorted({name for node in structure.distinct for name, _ in node.attributes}))
+        free = Standard(np.zeros(1), np.ones(1))
+        raw = GraphEncoder(ops, common[:_COMMON_LIMIT], attributes, free, 1.0)
+        typical = max(len(structure.row) / max(structure.graphs, 1), 1.0)
+        return replace(raw, node=Standard.of(raw._numbers(structure)), typical_nodes=typical)
 
     @property
     def node_width(self) -> int:
         """Columns of a node."""
-        return 1 + len(self.ops) + 1 + len(self.common) + 2 * len(self.attributes) + 2
+        return 1 + len(self.ops) + 1 + len(self.common) + 2 * len(self.attributes) + _PLACES
 
     @property
     def unknown_columns(self) -> tuple[int, int]:
         """The columns of an unknown operation and of an uncommon node."""
         return UNKNOWN, 1 + len(self.ops)
 
-    @property
-    def scalar_width(self) -> int:
-        """Scalars of a graph."""
-        return len(_TOTALS) + 2 + len(self.ops) + len(self.features)
+    def encode(self, structure: Structure, scalars: Floats) -> EncodedGraphs:
+        """All graphs of a structure.
 
-    def encode(self, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None = None) -> Batch:
-        """One batch of all graphs.
-
-        Returns:
-            ``x`` (nodes, node_width), ``edge_index`` (2, edges), ``batch`` (nodes,), ``ptr``
-            (graphs + 1,) and ``scalars`` (graphs, scalar_width); float32 and int64.
-
-        Raises:
-            InputError: a feature that the encoder was fitted with is missing.
+        Args:
+            scalars: standardised numbers of the graphs, (graphs, scalars).
         """
-        table = _Table(self, graphs)
-        x = np.concatenate([table.marks[table.rows], self.node(table.numbers)], axis=1)
-        return Batch(
-            x=torch.from_numpy(x),
-            edge_index=torch.from_numpy(table.edges),
-            batch=torch.from_numpy(table.owner),
-            ptr=torch.from_numpy(table.starts),
-            scalars=torch.from_numpy(self.scalar(table.scalars(features))),
+        x = np.concatenate([self._marks(structure), self.node(self._numbers(structure))], axis=1)
+        sizes = np.bincount(structure.owner, minlength=structure.graphs)
+        edge_owner = structure.owner[structure.sources]
+        order = np.argsort(edge_owner, kind="stable")
+        edges = np.stack([structure.sources[order], structure.targets[order]])
+        edge_sizes = np.bincount(edge_owner, minlength=structure.graphs)
+        starts = np.concatenate([np.zeros((2, 1), np.int64), np.cumsum(np.stack([sizes, edge_sizes]), axis=1)], axis=1)
+        return EncodedGraphs(
+            torch.from_numpy(x),
+            torch.from_numpy(edges),
+            starts,
+            torch.from_numpy(scalars.astype(np.float32)),
         )
+
+    def _marks(self, structure: Structure) -> NDArray[np.float32]:
+        nodes = structure.distinct
+        position = {op: number for number, op in enumerate(self.ops, 1)}
+        place = {node: number for number, node in enumerate(self.common, 1)}
+        ops = np.array([position.get(node.op, UNKNOWN) for node in nodes], np.int64)
+        places = np.array([place.get(node, UNKNOWN) for node in nodes], np.int64)
+        marks = [
+            np.eye(1 + len(self.ops), dtype=np.float32)[ops],
+            np.eye(1 + len(self.common), dtype=np.float32)[places],
+            np.isfinite(_attribute_matrix(nodes, self.attributes)).astype(np.float32),
+        ]
+        return np.concatenate(marks, axis=1)[structure.row]
+
+    def _numbers(self, structure: Structure) -> Floats:
+        s, count = structure, len(structure.row)
+        values = _signed_log(_attribute_matrix(s.distinct, self.attributes))[s.row]
+        places = np.stack(
+            [
+                np.log1p(np.bincount(s.targets, minlength=count)),
+                np.log1p(np.bincount(s.sources, minlength=count)),
+                np.log1p(s.forward.level),
+                np.log1p(s.backward.level),
+                np.log1p(s.block),
+                np.log1p(s.blocks[s.owner] - s.block),
+                s.paths + s.paths_after - s.all_paths[s.owner],
+                s.cut.astype(np.float64),
+            ],
+            axis=1,
+        )
+        return np.concatenate([values, places], axis=1)
 
     def to_json(self) -> dict[str, object]:
         """Everything, as plain lists and numbers."""
@@ -154,9 +206,7 @@ class GraphEncoder:
             "ops": list(self.ops),
             "common": [{"op": node.op, "attributes": dict(node.attributes)} for node in self.common],
             "attributes": list(self.attributes),
-            "features": list(self.features),
             "node": self.node.to_json(),
-            "scalar": self.scalar.to_json(),
             "typical_nodes": self.typical_nodes,
         }
 
@@ -167,78 +217,12 @@ class GraphEncoder:
             tuple(map(str, content["ops"])),
             tuple(Node(entry["op"], tuple(entry["attributes"].items())) for entry in content["common"]),
             tuple(map(str, content["attributes"])),
-            tuple(map(str, content["features"])),
             Standard.from_json(content["node"]),
-            Standard.from_json(content["scalar"]),
             float(content["typical_nodes"]),
         )
-        if (len(encoder.node.mean), len(encoder.scalar.mean)) != (len(encoder.attributes) + 2, encoder.scalar_width):
+        if len(encoder.node.mean) != len(encoder.attributes) + _PLACES or not encoder.typical_nodes >= 1:
             raise ValueError("the standardisation does not fit the columns")
         return encoder
-
-    def feature_matrix(self, count: int, features: Sequence[Mapping[str, float]] | None) -> NDArray[np.float64]:
-        """The features of ``count`` architectures, (count, features). Raises InputError for a missing one."""
-        if not self.features:
-            return np.empty((count, 0))
-        if features is None or len(features) != count:
-            got = "none" if features is None else f"{len(features)}"
-            raise InputError(
-                f"predictor: fitted with features {', '.join(self.features)}; "
-                f"expected them for {count} architectures, got {got}"
-            )
-        for position, row in enumerate(features):
-            for name in self.features:
-                if name not in row:
-                    raise InputError(f"predictor: architecture {position} lacks the feature {name!r}")
-        return np.array([[row[name] for name in self.features] for row in features], dtype=np.float64)
-
-
-class _Table:
-    """Distinct nodes once, then arrays over all nodes of all graphs: no Python work per node and attribute."""
-
-    def __init__(self, encoder: GraphEncoder, graphs: Sequence[ArchGraph]) -> None:
-        self.encoder = encoder
-        sizes = np.fromiter((len(graph.nodes) for graph in graphs), np.int64, len(graphs))
-        self.edge_counts = np.fromiter((len(graph.edges) for graph in graphs), np.int64, len(graphs))
-        self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-        self.owner = np.repeat(np.arange(len(graphs)), sizes)
-        total = int(self.starts[-1])
-
-        index: dict[Node, int] = {}
-        self.rows = np.fromiter(
-            (index.setdefault(node, len(index)) for graph in graphs for node in graph.nodes), np.int64, total
-        )
-        pairs = np.fromiter(
-            chain.from_iterable(chain.from_iterable(graph.edges for graph in graphs)),
-            np.int64,
-            2 * int(self.edge_counts.sum()),
-        ).reshape(-1, 2)
-        self.edges = np.ascontiguousarray((pairs + np.repeat(self.starts[:-1], self.edge_counts)[:, None]).T)
-
-        position = {op: number for number, op in enumerate(encoder.ops, 1)}
-        self.ops = np.fromiter((position.get(node.op, UNKNOWN) for node in index), np.int64, len(index))
-        values = _attribute_matrix(index, encoder.attributes)
-        place = {node: number for number, node in enumerate(encoder.common, 1)}
-        places = np.fromiter((place.get(node, UNKNOWN) for node in index), np.int64, len(index))
-        self.marks = np.concatenate(
-            [
-                np.eye(1 + len(encoder.ops), dtype=np.float32)[self.ops],
-                np.eye(1 + len(encoder.common), dtype=np.float32)[places],
-                np.isfinite(values).astype(np.float32),
-            ],
-            axis=1,
-        )
-        degrees = np.stack([np.bincount(self.edges[end], minlength=total) for end in (1, 0)], axis=1)
-        self.numbers = np.concatenate([_signed_log(values)[self.rows], np.log1p(degrees)], axis=1)
-        self.totals = np.nan_to_num(_attribute_matrix(index, _TOTALS))
-
-    def scalars(self, features: Sequence[Mapping[str, float]] | None) -> NDArray[np.float64]:
-        graphs, ops = len(self.starts) - 1, 1 + len(self.encoder.ops)
-        totals = [np.bincount(self.owner, self.totals[self.rows, column], graphs) for column in range(len(_TOTALS))]
-        counts = np.bincount(self.owner * ops + self.ops[self.rows], minlength=graphs * ops).reshape(graphs, ops)
-        sizes = np.stack([*totals, np.diff(self.starts), self.edge_counts], axis=1)
-        chosen = self.encoder.feature_matrix(graphs, features)
-        return np.concatenate([_signed_log(sizes), counts[:, 1:], _signed_log(chosen)], axis=1)
 
 
 def _attribute_matrix(nodes: Iterable[Node], names: Sequence[str]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""The two files of a fitted predictor: weights as safetensors, everything else as JSON.
+"""The two files of a fitted predictor: arrays as safetensors, everything else as JSON.
 
-``predictor.json`` is ``{"format", "version", "digest", "content"}``; the digest covers the weights'
+``predictor.json`` is ``{"format", "version", "digest", "content"}``; the digest covers the arrays'
 bytes and the content, so that a flipped bit or a file of another predictor is never read as valid.
 """
 
@@ -12,30 +12,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
 from supernet import InputError
 from supernet.files import write_bytes, write_text
 
-_FORMAT = "genas-graph-predictor"
+_FORMAT = "genas-predictor"
 _VERSION = 1
 _WEIGHTS, _CONTENT = "predictor.safetensors", "predictor.json"
 
 
-def write_predictor(folder: Path, tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> None:
+def write_predictor(folder: Path, arrays: Mapping[str, NDArray[np.generic]], content: Mapping[str, object]) -> None:
     """Write both files, each whole or not at all, the JSON last. Raises UnavailableError where that is impossible."""
-    weights = save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
+    weights = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     text = _canonical(content)
     document = {"format": _FORMAT, "version": _VERSION, "digest": _digest(weights, text), "content": content}
     write_bytes(folder / _WEIGHTS, weights)
     write_text(folder / _CONTENT, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def read_predictor(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and content. Raises InputError for files that are missing, damaged, foreign or from a newer version."""
+def read_predictor(folder: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+    """Arrays and content. Raises InputError for files that are missing, damaged, foreign or from a newer version."""
     path = folder / _CONTENT
     try:
         text, weights = path.read_bytes(), (folder / _WEIGHTS).read_bytes()
@@ -55,7 +56,7 @@ def read_predictor(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if document.get("digest") != _digest(weights, _canonical(content)):
         raise InputError(f"{path}: damaged, or {_WEIGHTS} belongs to another predictor; fit again")
     try:
-        return load_tensors(weights), content
+        return load_arrays(weights), content
     except SafetensorError as error:
         raise InputError(f"{folder / _WEIGHTS}: no valid safetensors ({error})") from error
 

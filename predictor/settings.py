@@ -22,16 +22,14 @@ class GraphPredictorSettings(Settings):
         weight_decay: decoupled weight decay of the weights, not the biases.
         pair_weight: share of the ranking loss, the rest is squared error.
         dropout: share of channels dropped in training, of nodes and of whole graphs.
-        use_features: let the table's ``features`` enter; a prediction must then bring them.
     """
 
-    members: Annotated[int, Field(ge=1, le=64)] = 4
+    members: Annotated[int, Field(ge=1, le=64)] = 10
     width: Annotated[int, Field(ge=4, le=1024)] = 16
     layers: Annotated[int, Field(ge=1, le=32)] = 3
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 50
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
-    pair_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    pair_weight: Annotated[float, Field(ge=0, le=1)] = 0.8
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    use_features: bool = False

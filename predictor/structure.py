@@ -18,6 +18,9 @@ from supernet import ArchGraph, Node
 ZERO_OPS = ("zero", "none", "zeroize")
 """Operations that give nothing: what hangs on them alone is dead. The names of the published cell benchmarks."""
 
+JOIN_OPS = ("sum", "add", "concat", "output")
+"""Operations that join what goes into them, and change nothing where that is one tensor."""
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -105,7 +108,13 @@ class Structure:
         sources, targets: of the live edges, (edges,).
         output: whether a live node is an output, (nodes,).
         forward, backward: along the edges, and against them.
-        total_nodes, total_edges: of each graph before pruning, (graphs,).
+        total_nodes, total_edges, total_macs: of each graph before pruning, (graphs,).
+        paths, paths_after: log numbers of paths from the inputs to each node, and on to the outputs, (nodes,).
+        all_paths: log number of paths of each graph, -inf where nothing is alive, (graphs,).
+        cut: whether all paths lead through a node, (nodes,).
+        block: how many blocks lie before a node, (nodes,); a block ends with a node that all paths lead through, but
+            for one that merely joins a single tensor.
+        blocks: the last block of each graph, (graphs,).
     """
 
     graphs: int
@@ -119,6 +128,13 @@ class Structure:
     backward: Flow
     total_nodes: Ints
     total_edges: Ints
+    total_macs: Floats
+    paths: Floats
+    paths_after: Floats
+    all_paths: Floats
+    cut: NDArray[np.bool_]
+    block: Ints
+    blocks: Ints
 
     @staticmethod
     def of(graphs: Sequence[ArchGraph]) -> Structure:
@@ -137,6 +153,7 @@ class Structure:
         owner = np.repeat(np.arange(len(graphs)), sizes)
         distinct = tuple(index)
 
+        macs = np.bincount(owner, np.array([node.get("macs") for node in distinct])[row], len(graphs))
         zero = np.fromiter((node.op.lower() in ZERO_OPS for node in distinct), bool, len(distinct))[row]
         named = np.fromiter((node.op.lower() == "output" for node in distinct), bool, len(distinct))[row]
         flow = Flow.of(total, sources, targets)
@@ -156,27 +173,22 @@ class Structure:
         kept &= live[sources] & live[targets]
         sources, targets = place[sources[kept]], place[targets[kept]]
         count = int(live.sum())
+        row, owner, output = row[live], owner[live], output[live]
+        forward, backward = Flow.of(count, sources, targets), Flow.of(count, targets, sources)
+        paths, after = forward.log_paths(), backward.log_paths()
+        whole = np.full(len(graphs), -np.inf)
+        np.logaddexp.at(whole, owner[output], paths[output])
+        cut = np.abs(paths + after - whole[owner]) < 1e-7
+        joins = np.fromiter((node.op.lower() in JOIN_OPS for node in distinct), bool, len(distinct))[row]
+        ends = cut & ~(joins & (np.bincount(targets, minlength=count) == 1))
+        passed = forward.along(ends[:, None].astype(np.float64), np.maximum)[:, 0].astype(np.int64)
+        block = passed - cut
+        blocks = np.zeros(len(graphs), np.int64)
+        np.maximum.at(blocks, owner, block)
         return Structure(
-            len(graphs),
-            distinct,
-            row[live],
-            owner[live],
-            sources,
-            targets,
-            output[live],
-            Flow.of(count, sources, targets),
-            Flow.of(count, targets, sources),
-            sizes,
-            edge_counts,
-        )
-
-    def per_graph(self, values: Floats, join: np.ufunc, empty: float = 0.0) -> Floats:
-        """One joined value for each graph of the values of its live nodes, (graphs, columns)."""
-        result = np.full((self.graphs, values.shape[1]), empty)
-        starts = np.flatnonzero(np.concatenate([[True], self.owner[1:] != self.owner[:-1]])) if len(self.owner) else []
-        if len(starts):
-            result[self.owner[starts]] = join.reduceat(values, starts, axis=0)
-        return result
+            len(graphs), distinct, row, owner, sources, targets, output, forward, backward, sizes, edge_counts, macs,
+            paths, after, whole, cut, block, blocks,
+        )  # fmt: skip
 
 
 def spans(starts: Ints, lengths: Ints) -> Ints:

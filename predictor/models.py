@@ -1,0 +1,561 @@
+"""Fitted predictors: some components on one encoding of the graphs, weighted by how they rank what they have not seen.
+
+A *component* scores architectures in normal scores (see :mod:`predictor.labels`). A *model* is a few components by
+name. To add a component, write a :data:`Fit` that returns what the Protocol asks for, enter it in :data:`COMPONENTS`
+with its reader, and name it in :data:`MODELS`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from predictor.encoding import GraphEncoder
+from predictor.features import GROUPS, FlatEncoder
+from predictor.files import read_predictor, write_predictor
+from predictor.gaussian import GaussianProcess, Term, fit_gaussian
+from predictor.graph import GraphEnsemble, fit_ensemble, member_scores
+from predictor.labels import NormalScores, labels, normal_scores
+from predictor.linear import Linear, Perceptron, fit_perceptron, fit_ridge
+from predictor.settings import GraphPredictorSettings
+from predictor.structure import Floats, Ints, Structure
+from predictor.trees import Trees, fit_boosted, fit_extra
+from predictor.weighting import blend_weights
+from supernet import ArchGraph, InputError, LabelTable
+from supernet.settings import nearest
+
+Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
+
+_FOLDS = 5
+_MOST_GAUSSIAN = 2000  # rows of a Gaussian process: its cost grows with their cube
+_MOST_ROWS = 2000  # training graphs that distances are measured to
+_EVERYTHING = 100.0  # deviations that no label is off by
+_CHUNK = 512  # architectures encoded and scored at a time: memory stays flat
+
+
+class View(NamedTuple):
+    """Some graphs as the components see them.
+
+    Attributes:
+        flat: standardised columns of :class:`FlatEncoder`, (graphs, columns).
+        structure: what is alive in them.
+        macs: total of all nodes, dead ones too, (graphs,).
+    """
+
+    flat: Floats
+    structure: Structure
+    macs: Floats
+
+
+class Scored(NamedTuple):
+    """Normal scores of graphs, and how uncertain they are in the same units, each (graphs,)."""
+
+    scores: Floats
+    deviations: Floats
+
+
+class Component(Protocol):
+    """A fitted component."""
+
+    def scores(self, view: View) -> Floats:
+        """Normal scores, larger where the metric is expected to be larger, (graphs,)."""
+
+    def state(self) -> tuple[Mapping[str, NDArray[np.generic]], Mapping[str, object]]:
+        """Arrays, and what JSON can hold."""
+
+
+class Fitted(NamedTuple):
+    """A component, and what it says of each training graph when it has not learnt from that graph's fold."""
+
+    component: Component
+    out_of_fold: Floats
+    deviation: Floats | None = None
+
+
+class Task(NamedTuple):
+    """What a component is fitted to: normal scores ``y`` of the graphs in ``view``, with ``folds`` from 0."""
+
+    view: View
+    encoder: FlatEncoder
+    y: Floats
+    folds: Ints
+    seed: int
+    settings: GraphPredictorSettings
+
+
+Fit: TypeAlias = Callable[[Task], Fitted]
+
+
+@dataclass(frozen=True, slots=True)
+class _Macs:
+    """Multiply-accumulates alone: log MACs, standardised."""
+
+    center: float
+    scale: float
+
+    def scores(self, view: View) -> Floats:
+        return np.asarray((np.log1p(np.maximum(view.macs, 0)) - self.center) / self.scale, np.float64)
+
+    def state(self) -> tuple[Arrays, Mapping[str, object]]:
+        return {}, {"center": self.center, "scale": self.scale}
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """A model of flat columns: a Gaussian process, trees, ridge or a perceptron."""
+
+    model: GaussianProcess | Trees | Linear | Perceptron
+    columns: Ints
+
+    def scores(self, view: View) -> Floats:
+        return self.model.predict(view.flat[:, self.columns])
+
+    def deviations(self, view: View) -> Floats:
+        """Standard deviations of a Gaussian process."""
+        assert isinstance(self.model, GaussianProcess)
+        return self.model.predict_with_deviation(view.flat[:, self.columns])[1]
+
+    def state(self) -> tuple[Arrays, Mapping[str, object]]:
+        return {"inputs": self.columns, **self.model.to_arrays()}, {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """An ensemble of graph networks, which sees some flat columns besides the graph."""
+
+    encoder: GraphEncoder
+    ensemble: GraphEnsemble
+    columns: Ints
+    settings: GraphPredictorSettings
+
+    def scores(self, view: View) -> Floats:
+        encoded = self.encoder.encode(view.structure, _SCALARS * view.flat[:, self.columns])
+        return np.asarray(member_scores(self.ensemble, encoded).mean(axis=1), np.float64)
+
+    def state(self) -> tuple[Arrays, Mapping[str, object]]:
+        arrays = {f"network.{name}": value.numpy() for name, value in self.ensemble.state_dict().items()}
+        content = {"encoder": self.encoder.to_json(), "settings": self.settings.model_dump()}
+        return {"inputs": self.columns, **arrays}, content
+
+
+_SCALARS = 0.2
+"""Flat columns are many and rank badly alone: small numbers make a graph network learn them late."""
+
+
+def _fit_macs(task: Task) -> Fitted:
+    values = np.log1p(np.maximum(task.view.macs, 0))
+    component = _Macs(float(values.mean()), max(float(values.std()), 1e-9))
+    return Fitted(component, component.scores(task.view))
+
+
+def _flat(groups: Sequence[str], fit: Callable[[Floats, Floats, int], Trees | Linear | Perceptron]) -> Fit:
+    """Fit to some groups of columns, and once more without each fold."""
+
+    def fitted(task: Task) -> Fitted:
+        columns = task.encoder.group(*groups, "features")
+        x = task.view.flat[:, columns]
+        out_of_fold = np.empty(len(task.y))
+        for fold in np.unique(task.folds):
+            inside = task.folds == fold
+            out_of_fold[inside] = fit(x[~inside], task.y[~inside], task.seed).predict(x[inside])
+        return Fitted(_Flat(fit(x, task.y, task.seed), columns), out_of_fold)
+
+    return fitted
+
+
+def _fit_gaussian(task: Task) -> Fitted:
+    chosen = np.arange(len(task.y))
+    if len(chosen) > _MOST_GAUSSIAN:
+        chosen = np.sort(np.random.default_rng(task.seed).choice(chosen, _MOST_GAUSSIAN, replace=False))
+    group = task.encoder.group
+    terms = [
+        Term("linear", group("place")),
+        Term("linear", group("summary", "stage")),
+        Term("matern", group("summary", "stage")),
+        Term("matern", group("summary", "paths")),
+        Term("matern", group("subtree")),
+        Term("linear", group("features")),
+        Term("matern", group("features")),
+        Term("matern", group("summary", "paths", "features") if task.encoder.features else group()),
+    ]
+    x, y = task.view.flat[chosen], task.y[chosen]
+    process = fit_gaussian(x, y, terms, task.seed)
+    columns = np.arange(task.encoder.width)
+    mean, deviation = process.out_of_fold(y, task.folds[chosen])
+    if len(chosen) == len(task.y):
+        return Fitted(_Flat(process, columns), mean, deviation)
+    all_mean, all_deviation = process.predict_with_deviation(task.view.flat)
+    all_mean[chosen], all_deviation[chosen] = mean, deviation
+    return Fitted(_Flat(process, columns), all_mean, all_deviation)
+
+
+def _graph(*groups: str) -> Fit:
+    """Train members that each leave out a fold, so that out-of-fold scores cost nothing."""
+
+    def fitted(task: Task) -> Fitted:
+        settings = task.settings
+        columns = task.encoder.group(*groups)
+        encoder = GraphEncoder.fit(task.view.structure)
+        encoded = encoder.encode(task.view.structure, _SCALARS * task.view.flat[:, columns])
+        ensemble = fit_ensemble(encoder, encoded, task.y, settings, task.seed, task.folds)
+        scores = member_scores(ensemble, encoded)
+        without = np.arange(settings.members)[None] % (task.folds.max() + 1) == task.folds[:, None]
+        chosen = np.where(without.any(axis=1, keepdims=True), without, True)
+        out_of_fold = (scores * chosen).sum(axis=1) / chosen.sum(axis=1)
+        return Fitted(_Graph(encoder, ensemble, columns, settings), out_of_fold)
+
+    return fitted
+
+
+_ALL = tuple(group for group in GROUPS if group != "features")
+
+COMPONENTS: dict[str, Fit] = {
+    "macs": _fit_macs,
+    "ridge": _flat(("place",), lambda x, y, seed: fit_ridge(x, y)),
+    "perceptron": _flat(("place",), fit_perceptron),
+    "gaussian": _fit_gaussian,
+    "boosted": _flat(_ALL, fit_boosted),
+    "extra": _flat(_ALL, fit_extra),
+    "graph": _graph("features"),
+    "informed": _graph("summary", "paths", "features"),
+}
+"""What fits each component. ``graph`` sees the graph alone, ``informed`` its summary and counts of paths besides."""
+
+MODELS: dict[str, tuple[str, ...]] = {
+    "hybrid": ("gaussian", "boosted", "extra", "graph", "informed"),
+    "graph": ("graph", "informed"),
+    "gp": ("gaussian",),
+    "ridge": ("ridge",),
+    "trees": ("boosted", "extra"),
+    "mlp": ("perceptron",),
+    "macs": ("macs",),
+}
+"""Components of each model; ``hybrid`` is the default."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A fitted predictor.
+
+    Attributes:
+        model: a key of :data:`MODELS`.
+        metric: what it predicts, in the units of its labels.
+        encoder: of graphs.
+        components: by name, and the weight of each, which sum to 1.
+        label_scores: between normal scores and labels.
+        surprises: for the training graphs, how many deviations the label lay from what was predicted without its fold,
+            ascending, (graphs,).
+        deviation: in normal scores, where no Gaussian process says one for each architecture.
+        rows: flat columns of the training graphs, (graphs, columns).
+        reach: median distance between a training graph and the nearest other.
+    """
+
+    model: str
+    metric: str
+    encoder: FlatEncoder
+    components: Mapping[str, Component]
+    weights: Mapping[str, float]
+    label_scores: NormalScores
+    surprises: Floats
+    deviation: float
+    rows: NDArray[np.float32]
+    reach: float
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Per-architecture numbers that every prediction must bring."""
+        return self.encoder.features
+
+    def predict(self, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None = None) -> Floats:
+        """The metric expected of each graph, in its own units, (graphs,).
+
+        Args:
+            features: per-architecture numbers, needed where the fit used them.
+
+        Raises:
+            InputError: a feature that the fit used is missing.
+        """
+        return self.label_scores.value(self.score(graphs, features).scores)
+
+    def score(self, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None = None) -> Scored:
+        """Normal scores, whose order is that of :meth:`predict`, and their deviations."""
+        return score_models({"": self}, graphs, features)[""]
+
+    def interval(self, scored: Scored, level: float) -> tuple[Floats, Floats]:
+        """Ends of intervals that hold a new label with a given probability, each (graphs,).
+
+        Cross-conformal (Vovk 2015): as many deviations wide as held the labels of the training graphs when those were
+        predicted without their fold. It holds for architectures drawn as the training graphs were; a winner is not.
+        Where labels are too few for the level, the interval is the whole range of labels and somewhat more.
+
+        Args:
+            level: above 0, below 1.
+        """
+        count = len(self.surprises)
+        rank = math.ceil(level * (count + 1))
+        width = scored.deviations * (self.surprises[rank - 1] if rank <= count else _EVERYTHING)
+        return self.label_scores.value(scored.scores - width), self.label_scores.value(scored.scores + width)
+
+    def distance(self, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None = None) -> Floats:
+        """How far each graph is from the nearest training graph, (graphs,); 1 is as far as those are from each other.
+
+        Root mean square over standardised columns; larger means that the predictor has seen less like it.
+        """
+        parts = [_nearest(view.flat, self.rows) for view in _views(self.encoder, graphs, features)]
+        return np.concatenate(parts or [np.empty(0)]) / self.reach
+
+    def save(self, folder: Path) -> None:
+        """Write predictor.safetensors and predictor.json. Raises UnavailableError where that is impossible."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "label_scores": self.label_scores.scores,
+            "label_values": self.label_scores.values,
+            "surprises": self.surprises,
+            "rows": self.rows,
+        }
+        states = {}
+        for name, component in self.components.items():
+            own, states[name] = component.state()
+            arrays |= {f"{name}/{key}": value for key, value in own.items()}
+        content = {
+            "model": self.model,
+            "metric": self.metric,
+            "encoder": self.encoder.to_json(),
+            "components": states,
+            "weights": dict(self.weights),
+            "deviation": self.deviation,
+            "reach": self.reach,
+        }
+        write_predictor(folder, arrays, content)
+
+    @staticmethod
+    def load(folder: Path) -> Predictor:
+        """The predictor that :meth:`save` wrote. Raises InputError for missing, damaged or foreign files."""
+        arrays, content = read_predictor(folder)
+        try:
+            return _from_parts(arrays, content)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+            raise InputError(f"{folder}: the predictor's parts do not fit together ({error!s:.200})") from error
+
+
+def fit_predictor(
+    table: LabelTable,
+    metric: str,
+    model: str = "hybrid",
+    seed: int = 0,
+    settings: GraphPredictorSettings | None = None,
+    use_features: bool = True,
+) -> Predictor:
+    """Fit one model, see :func:`fit_models`."""
+    return fit_models(table, metric, (model,), seed, settings, use_features)[model].predictor
+
+
+class FittedModel(NamedTuple):
+    """A predictor, and the seconds that it would take to fit alone."""
+
+    predictor: Predictor
+    seconds: float
+
+
+def fit_models(
+    table: LabelTable,
+    metric: str,
+    models: Sequence[str] = ("hybrid",),
+    seed: int = 0,
+    settings: GraphPredictorSettings | None = None,
+    use_features: bool = True,
+) -> dict[str, FittedModel]:
+    """Fit some models, which share what they have in common; the same arguments give the same on one machine.
+
+    Args:
+        settings: of the graph networks.
+        use_features: whether the table's ``features`` enter, those that all rows have; a prediction must then bring
+            them.
+
+    Raises:
+        InputError: an unknown model, rows without the metric, fewer than 2 rows, or labels that are all equal.
+    """
+    for model in models:
+        if model not in MODELS:
+            raise InputError(f"model {model!r} does not exist; {nearest(model, MODELS)}")
+    values = labels(table, metric)
+    start = time.perf_counter()
+    graphs = table.graphs
+    features = [row.features for row in table.rows] if use_features else None
+    encoder = FlatEncoder.fit(graphs, features)
+    structure = Structure.of(graphs)
+    view = View(encoder.encode(graphs, features), structure, structure.total_macs)
+    y = normal_scores(values)
+    task = Task(view, encoder, y, _folds(len(y), seed), seed, settings or GraphPredictorSettings())
+    seconds = {"": time.perf_counter() - start}
+    fitted = {}
+    for name in dict.fromkeys(name for model in models for name in MODELS[model]):
+        start = time.perf_counter()
+        fitted[name] = COMPONENTS[name](task)
+        seconds[name] = time.perf_counter() - start
+    label_scores = NormalScores.of(values)
+    return {
+        model: FittedModel(
+            _blend(model, metric, task, label_scores, {name: fitted[name] for name in MODELS[model]}),
+            sum(seconds[name] for name in ("", *MODELS[model])),
+        )
+        for model in models
+    }
+
+
+def _blend(
+    model: str, metric: str, task: Task, label_scores: NormalScores, fitted: Mapping[str, Fitted]
+) -> Predictor:
+    weights = blend_weights({name: part.out_of_fold for name, part in fitted.items()}, task.y)
+    blended = sum((weight * fitted[name].out_of_fold for name, weight in weights.items()), np.zeros(len(task.y)))
+    errors = np.abs(task.y - blended)
+    deviation = max(float(np.sqrt((errors**2).mean())), 1e-9)
+    deviations = fitted["gaussian"].deviation if "gaussian" in fitted else None
+    rows = task.view.flat[:_MOST_ROWS].astype(np.float32)
+    return Predictor(
+        model,
+        metric,
+        task.encoder,
+        {name: part.component for name, part in fitted.items()},
+        weights,
+        label_scores,
+        np.sort(errors / (deviation if deviations is None else deviations)),
+        deviation,
+        rows,
+        _reach(rows),
+    )
+
+
+def score_models(
+    predictors: Mapping[str, Predictor],
+    graphs: Sequence[ArchGraph],
+    features: Sequence[Mapping[str, float]] | None = None,
+) -> dict[str, Scored]:
+    """What predictors of one :func:`fit_models` say; each component is asked once."""
+    parts: dict[str, list[Scored]] = {name: [] for name in predictors}
+    encoder = next(iter(predictors.values())).encoder
+    components = {name: part for predictor in predictors.values() for name, part in predictor.components.items()}
+    for view in _views(encoder, graphs, features):
+        scores = {name: component.scores(view) for name, component in components.items()}
+        process = components.get("gaussian")
+        deviations = process.deviations(view) if isinstance(process, _Flat) else None
+        for name, predictor in predictors.items():
+            blended = sum((weight * scores[part] for part, weight in predictor.weights.items()), np.zeros(len(view.macs)))
+            own = deviations if "gaussian" in predictor.components else None
+            parts[name].append(Scored(blended, np.full(len(blended), predictor.deviation) if own is None else own))
+    return {
+        name: Scored(*(np.concatenate(column) for column in zip(*some, strict=True)))
+        if some
+        else Scored(np.empty(0), np.empty(0))
+        for name, some in parts.items()
+    }
+
+
+def _folds(count: int, seed: int) -> Ints:
+    numbers = np.arange(count) % max(min(_FOLDS, count // 2), 1)
+    return np.random.default_rng([seed, 5]).permutation(numbers)
+
+
+def _views(
+    encoder: FlatEncoder, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None
+) -> Iterator[View]:
+    for start in range(0, len(graphs), _CHUNK):
+        some = graphs[start : start + _CHUNK]
+        structure = Structure.of(some)
+        flat = encoder.encode_structure(structure, features[start : start + _CHUNK] if features is not None else None)
+        yield View(flat, structure, structure.total_macs)
+
+
+def _from_parts(arrays: Arrays, content: Mapping[str, Any]) -> Predictor:
+    encoder = FlatEncoder.from_json(content["encoder"])
+    components = {}
+    for name, state in content["components"].items():
+        own = {key.partition("/")[2]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
+        components[name] = _READERS[name](own, state, encoder.width)
+    weights = {str(name): float(weight) for name, weight in content["weights"].items()}
+    rows = np.asarray(arrays["rows"], np.float32)
+    scores, values, surprises = (
+        np.asarray(arrays[name], np.float64) for name in ("label_scores", "label_values", "surprises")
+    )
+    if set(weights) != set(components) or set(components) != set(MODELS[content["model"]]):
+        raise ValueError("the weights are of other components")
+    if rows.ndim != 2 or rows.shape[1] != encoder.width or scores.shape != values.shape or len(scores) < 2:
+        raise ValueError("the training graphs do not fit the encoder")
+    return Predictor(
+        str(content["model"]),
+        str(content["metric"]),
+        encoder,
+        components,
+        weights,
+        NormalScores(scores, values),
+        surprises,
+        float(content["deviation"]),
+        rows,
+        float(content["reach"]),
+    )
+
+
+def _read_flat(model: type[GaussianProcess] | type[Trees] | type[Linear] | type[Perceptron]) -> Reader:
+    def read(arrays: Arrays, state: Mapping[str, Any], width: int) -> Component:
+        own = {name: value for name, value in arrays.items() if name != "inputs"}
+        return _Flat(model.from_arrays(own), _columns(arrays, width))
+
+    return read
+
+
+def _read_graph(arrays: Arrays, state: Mapping[str, Any], width: int) -> Component:
+    settings = GraphPredictorSettings.model_validate(state["settings"])
+    encoder, columns = GraphEncoder.from_json(state["encoder"]), _columns(arrays, width)
+    ensemble = GraphEnsemble(encoder, len(columns), settings, torch.Generator())
+    ensemble.load_state_dict(
+        {
+            name.removeprefix("network."): torch.from_numpy(np.array(value))
+            for name, value in arrays.items()
+            if name.startswith("network.")
+        }
+    )
+    return _Graph(encoder, ensemble.eval(), columns, settings)
+
+
+def _columns(arrays: Arrays, width: int) -> Ints:
+    columns = np.asarray(arrays["inputs"], np.int64)
+    if columns.ndim != 1 or (len(columns) and not 0 <= columns.min() <= columns.max() < width):
+        raise ValueError("a component names a column that is not there")
+    return columns
+
+
+Reader: TypeAlias = Callable[[Arrays, Mapping[str, Any], int], Component]
+
+_READERS: dict[str, Reader] = {
+    "macs": lambda arrays, state, width: _Macs(float(state["center"]), float(state["scale"])),
+    "ridge": _read_flat(Linear),
+    "perceptron": _read_flat(Perceptron),
+    "gaussian": _read_flat(GaussianProcess),
+    "boosted": _read_flat(Trees),
+    "extra": _read_flat(Trees),
+    "graph": _read_graph,
+    "informed": _read_graph,
+}
+
+
+def _nearest(one: Floats, other: NDArray[np.float32]) -> Floats:
+    if not one.shape[1]:
+        return np.zeros(len(one))
+    one = one.astype(np.float32)
+    squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None] - 2 * one @ other.T
+    return np.sqrt(np.maximum(squares.min(axis=1), 0) / one.shape[1]).astype(np.float64)
+
+
+def _reach(rows: NDArray[np.float32]) -> float:
+    if len(rows) < 2 or not rows.shape[1]:
+        return 1.0
+    squares = (rows**2).sum(axis=1)[:, None] + (rows**2).sum(axis=1)[None] - 2 * rows @ rows.T
+    np.fill_diagonal(squares, np.inf)
+    return max(float(np.median(np.sqrt(np.maximum(squares.min(axis=1), 0) / rows.shape[1]))), 1e-6)
