@@ -31,6 +31,7 @@ class ModelTau(_Content):
 
     tau: float
     tau_ci95: tuple[float, float]
+    tau_splits: float | None = None
 
 
 class LabelNoise(_Content):
@@ -48,20 +49,49 @@ class HeldOut(_Content):
     id: str
     measured: float
     predicted: float
+    interval80: tuple[float, float] | None = None
+
+
+class Curve(_Content):
+    """Kendall tau after so many labels, and how many more would give so much more."""
+
+    labels: tuple[int, ...]
+    tau: tuple[float, ...]
+    gain: float
+    more_labels: int | None
+
+
+class Trust(_Content):
+    """How far the order of the predictor that searches holds."""
+
+    verdict: str
+    precision_top5: float
+    tau_top10: float | None
+    tau_same_macs: float | None
+    coverage: dict[str, float]
+    learning_curve: Curve
 
 
 class Evaluation(_Content):
     """``predictor/evaluation.json``; ``proxy`` is there where the metric is a training-free proxy, not measured."""
 
     metric: str
+    model: str
     rows: int
     train_size: int
     test_size: int
+    splits: int
     models: dict[str, ModelTau]
+    trust: Trust
     label_noise: LabelNoise | None = None
     held_out: tuple[HeldOut, ...]
     seconds: float
     proxy: dict[str, Any] | None = None
+
+    @property
+    def searching(self) -> ModelTau:
+        """Of the model that searches."""
+        return self.models[self.model]
 
     @property
     def is_fraction(self) -> bool:

@@ -18,9 +18,12 @@ from data_gen.store import Failure
 from supernet.graph import graph_from_json
 
 MODELS = {
-    "graph": "graph network (searches)",
-    "ridge": "ridge regression on choices",
-    "mlp": "perceptron on choices",
+    "hybrid": "hybrid of the models below",
+    "graph": "graph networks",
+    "gp": "Gaussian process",
+    "trees": "boosted and random trees",
+    "ridge": "ridge regression",
+    "mlp": "perceptron",
     "macs": "MACs alone",
 }
 
@@ -212,9 +215,14 @@ def _predicted(record: Record) -> Section:
         f"searches has learnt from all {evaluation.rows}. Source: predictor/evaluation.json, from {source}."
     )
     taus = Table(
-        ("predictor", "Kendall tau", "95 % interval"),
+        ("predictor", "Kendall tau", "95 % interval", f"mean of {words.count(evaluation.splits, 'split')}"),
         [
-            (MODELS.get(name, name), words.tau(model.tau), words.interval(model.tau_ci95))
+            (
+                f"{MODELS.get(name, name)}{' (searches)' if name == evaluation.model else ''}",
+                words.tau(model.tau),
+                words.interval(model.tau_ci95),
+                "" if model.tau_splits is None else words.tau(model.tau_splits),
+            )
             for name, model in evaluation.models.items()
         ],
     )
@@ -227,6 +235,7 @@ def _predicted(record: Record) -> Section:
         text.insert(0, "Nothing was trained for it: its target is a training-free proxy, and not accuracy.")
     if (remark := _baselines(evaluation)) is not None:
         text.append(remark)
+    text += _trust(evaluation)
     rows = [(row.id, row.measured, row.predicted) for row in evaluation.held_out]
     return Section(
         key, title, text=text, figure=figure, caption=caption, tables=[taus],
@@ -240,21 +249,47 @@ def _source(evaluation: Evaluation) -> str:
 
 
 def _baselines(evaluation: Evaluation) -> str | None:
-    graph = evaluation.models.get("graph")
-    others = {name: model.tau for name, model in evaluation.models.items() if name != "graph"}
-    if graph is None or not others:
+    own = evaluation.searching
+    others = {name: model.tau for name, model in evaluation.models.items() if name != evaluation.model}
+    if not others:
         return None
     best = max(others, key=lambda name: others[name])
     name = MODELS.get(best, best)
-    if others[best] >= graph.tau_ci95[0]:
-        if others[best] > graph.tau_ci95[1]:
-            return f"The best of the others ({name}) lies above the graph network's interval: trust its order more."
-        order = "behind" if others[best] < graph.tau else "ahead" if others[best] > graph.tau else "level"
+    if others[best] >= own.tau_ci95[0]:
+        if others[best] > own.tau_ci95[1]:
+            return f"The best of the others ({name}) lies above the interval of the one that searches."
+        order = "behind" if others[best] < own.tau else "ahead" if others[best] > own.tau else "level"
         return (
-            f"The best of the others ({name}) lies {order}, within the graph network's interval: this split "
+            f"The best of the others ({name}) lies {order}, within the interval of the one that searches: this split "
             f"cannot tell the two apart."
         )
-    return f"The best of the others ({name}) lies below the graph network's interval."
+    return f"The best of the others ({name}) lies below the interval of the one that searches."
+
+
+def _trust(evaluation: Evaluation) -> list[str]:
+    """What else than tau tells how far the order holds."""
+    trust, lines = evaluation.trust, []
+    if evaluation.proxy is None:
+        lines.append(trust.verdict)
+    parts = [f"{words.percent(trust.precision_top5, 0)} of the predicted best 5 % are in the measured best 5 %"]
+    if trust.tau_same_macs is not None:
+        parts.append(f"among architectures of nearly equal MACs tau is {words.tau(trust.tau_same_macs)}")
+    if trust.tau_top10 is not None:
+        parts.append(f"in the measured best tenth {words.tau(trust.tau_top10)}")
+    held = ", ".join(f"{level} intervals {words.percent(share, 0)}" for level, share in trust.coverage.items())
+    lines.append(f"{'; '.join(parts)}. Of the held-out labels, {held} held (the same share is right).")
+    curve = trust.learning_curve
+    if len(curve.labels) > 1:
+        points = ", ".join(
+            f"{words.tau(tau)} after {labels}" for labels, tau in zip(curve.labels, curve.tau, strict=True)
+        )
+        more = (
+            f"By that curve about {curve.more_labels} more labels would add {words.tau(curve.gain)}."
+            if curve.more_labels is not None
+            else f"The curve does not show how many more labels would add {words.tau(curve.gain)}."
+        )
+        lines.append(f"Kendall tau {points} labels, mean over {words.count(evaluation.splits, 'split')}. {more}")
+    return lines
 
 
 def _accuracy(record: Record) -> Section:

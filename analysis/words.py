@@ -104,10 +104,8 @@ def gain(value: Gain) -> str:
 
 
 def trust(evaluation: Evaluation) -> str:
-    """How far the graph predictor's order can be trusted."""
-    graph = evaluation.models.get("graph")
-    if graph is None:
-        return "not judged"
+    """How far the predictor's order can be trusted."""
+    graph = evaluation.searching
     better = "better one" if evaluation.proxy is None else "one that the proxy prefers"
     pairs = f"of two held-out architectures it names the {better} in about {percent((1 + graph.tau) / 2, 0)} of pairs"
     if graph.tau_ci95[0] <= 0:

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Literal
 
 from genas.config import load_space
-from supernet import Architecture, ArchGraph, Families, InputError, LabelRow, LabelTable, NasBench201, Node, OpSubset
+from supernet import ArchGraph, Architecture, Families, InputError, LabelRow, LabelTable, NasBench201, Node, OpSubset
 from supernet.families import used_nodes
 from supernet.nasbench201 import EDGES, OPERATION_NAMES
-from supernet.operations import graph_costs
 from supernet.table import write_table
 
 DATASETS = ("cifar10", "cifar100", "imagenet16")

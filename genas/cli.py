@@ -120,6 +120,13 @@ def fit(
         str | None,
         typer.Option("--features", metavar="A,B,...", help="Let these scores of genas score enter; not for a search."),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="The measured number to predict; several with --out: one predictor each."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the predictor there; not for a search.")
+    ] = None,
     zero_cost_only: Annotated[
         bool, typer.Option("--zero-cost-only", help="Fit on training-free scores of a sample; needs no labels.")
     ] = False,
@@ -131,15 +138,17 @@ def fit(
     logs: Logs = "logs",
     as_json: Json = False,
 ) -> None:
-    """Fit the graph predictor and measure its Kendall tau on held-out architectures."""
+    """Fit a predictor of the labels and measure how far to trust it on held-out architectures."""
     from genas.fitting import fit as stage
     from genas.fitting import fit_zero_cost
     from genas.words import fitted
     from supernet import InputError, read_table
 
     if zero_cost_only:
-        if table is not None or source.endswith(".jsonl") or features is not None:
-            raise typer.BadParameter("--zero-cost-only scores a sample of CONFIG: no table and no --features")
+        if table is not None or source.endswith(".jsonl") or features is not None or metric or out is not None:
+            raise typer.BadParameter(
+                "--zero-cost-only scores a sample of CONFIG: no table, --features, --metric, --out"
+            )
         from genas.display import Display
 
         loaded = _load(source, overrides, logs)
@@ -151,8 +160,9 @@ def fit(
         return
     if count is not None or metrics is not None:
         raise typer.BadParameter("--count and --metrics say what --zero-cost-only scores: add it, or leave them out")
+    from genas.config import Run, check_name, settings_of
+
     if source.endswith(".jsonl"):
-        from genas.config import Run, check_name, settings_of
         from genas.yaml_reader import Document
 
         if table is not None:
@@ -160,7 +170,7 @@ def fit(
         table = Path(source)
         settings = settings_of(Document({}, source, {}), overrides or [], Path(source).parent)
         loaded = Run(folder=Path(logs) / check_name(settings.name or table.stem), settings=settings)
-        if (loaded.folder / "store.db").exists():
+        if out is None and (loaded.folder / "store.db").exists():
             raise InputError(f"{loaded.folder} is a run with labels of its own; choose another with --set name=NAME")
         following = f"genas search CONFIG --set name={loaded.name}"  # a table does not know its space
     else:
@@ -169,6 +179,22 @@ def fit(
         following = f"genas search {loaded.name if known else source}"
     if features is not None:
         loaded = _with_features(loaded, features)
+    if out is not None or metric:
+        names = list(dict.fromkeys(metric or [loaded.settings.fit.metric]))
+        if len(names) > 1 and out is None:
+            raise typer.BadParameter("a search has one --metric; several need --out DIR")
+        runs = [_with_metric(loaded, name) for name in names]
+        if out is not None:
+            content = None if table is None else read_table(table)
+            results = {
+                name: stage(each, content, out=out if len(names) == 1 else out / check_name(name))
+                for name, each in zip(names, runs, strict=True)
+            }
+            lines = [fitted(one) for one in results.values()]
+            lines.append(f"Saved in {out}. Next: genas predict {out} TABLE.jsonl")
+            _answer(results if len(names) > 1 else results[names[0]], as_json, *lines)
+            return
+        loaded = runs[0]
     result = stage(loaded, None if table is None else read_table(table))
     needed = result.get("features", loaded.settings.fit.features)  # evaluations of earlier versions do not tell
     if needed:
@@ -271,6 +297,32 @@ def export_table(
 
 
 @app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What fit --out wrote, or RUN/predictor.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE.jsonl", help="A graph-table file; its measured numbers are not read.")
+    ],
+    level: Annotated[float, typer.Option(help="Probability that an interval holds the label.")] = 0.8,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.csv", help="Write all rows there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a fitted predictor says of the architectures of a table, best first."""
+    from genas.fitting import predict as question
+    from genas.words import predicted, predicted_csv
+    from supernet import InputError, read_table
+    from supernet.files import write_text
+
+    if out is not None and out.suffix != ".csv":
+        raise InputError(f"{out}: expected a name that ends with .csv")
+    entries = question(folder, read_table(table), level)
+    lines = [predicted(entries, level)]
+    if out is not None:
+        write_text(out, predicted_csv(entries))
+        lines.append(f"Saved in {out}.")
+    _answer({"level": level, "architectures": entries}, as_json, *lines)
+
+
+@app.command()
 def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE.jsonl", help="A graph-table file.")],
     metric: Annotated[str, typer.Option(help="The measured number to predict.")] = "accuracy",
@@ -279,6 +331,17 @@ def evaluate(
     ] = None,
     trials: Annotated[int, typer.Option(help="Random splits.")] = 20,
     seed: Annotated[int, typer.Option(help="Decides the splits.")] = 0,
+    models: Annotated[
+        str | None,
+        typer.Option("--models", metavar="A,B,...", help="hybrid,graph,gp,ridge,trees,mlp,macs if left out."),
+    ] = None,
+    split_file: Annotated[
+        Path | None,
+        typer.Option("--split-file", metavar="CSV", help="Columns id and split: train rows to draw from, test rows."),
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features/--no-features", help="Let the table's features enter where all rows have them.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Compare the predictors by Kendall tau on random splits of a label table."""
@@ -288,8 +351,10 @@ def evaluate(
     from supernet import read_table
 
     with Display(quiet=as_json) as display:
-        result = question(read_table(table), metric, train_size, trials, seed, display.counts("evaluate")).to_json()
-    _answer(result, as_json, evaluated(result))
+        progress = display.counts("evaluate")
+        names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
+        result = question(read_table(table), metric, train_size, trials, seed, names, split_file, features, progress)
+    _answer(result.to_json(), as_json, evaluated(result.to_json()))
 
 
 @app.command()
@@ -530,6 +595,12 @@ def _names(metrics: str | None) -> tuple[str, ...]:
     from genas.scoring import DEFAULT_METRICS
 
     return DEFAULT_METRICS if metrics is None else tuple(name.strip() for name in metrics.split(",") if name.strip())
+
+
+def _with_metric(run: Run, metric: str) -> Run:
+    """The run with this as ``fit.metric``."""
+    settings = run.settings.fit.model_copy(update={"metric": metric})
+    return run.model_copy(update={"settings": run.settings.model_copy(update={"fit": settings})})
 
 
 def _with_features(loaded: Run, features: str) -> Run:

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-
 from data_gen import label_table, read_store, run_lock
 from genas.config import FitSettings, Run, save_settings
 from genas.scoring import DEFAULT_METRICS, PROXY, Progress, proxy_table, run_features, unlike_results
 from genas.stages import compare, digest, label_settings, resolve, resolve_space, saved_settings, single_thread
 from genas.trusting import judge
-from predictor import fit_predictor
+from predictor import Predictor, fit_predictor
 from predictor.zero_cost import METRICS, metric_names
 from supernet import InputError, LabelTable
 from supernet.files import read_json, write_json
@@ -28,7 +27,9 @@ FEWEST_LABELS = 10
 """Below this many labelled architectures no predictor is fitted."""
 
 
-def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None = None) -> dict[str, Any]:
+def fit(
+    run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None = None, out: Path | None = None
+) -> dict[str, Any]:
     """Fit a predictor on the run's labels and measure how far to trust it.
 
     Kendall tau is measured on held-out architectures, besides that of simpler models and plain MACs; the predictor
@@ -37,9 +38,10 @@ def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None 
     Args:
         table: labels to use instead of the run's own.
         proxy: what the table's metric was made of where it is no measurement, see :func:`fit_zero_cost`.
+        out: folder for the predictor and its evaluation; None is the run's ``predictor``.
 
     Returns:
-        The content of ``predictor/evaluation.json``: with ``proxy`` where the metric is no measurement, and with
+        The content of ``evaluation.json``: with ``proxy`` where the metric is no measurement, and with
         ``replaced``, the metric of the predictor that was there, where it was another.
 
     Raises:
@@ -66,7 +68,7 @@ def fit(run: Run, table: LabelTable | None = None, proxy: dict[str, Any] | None 
             store.close()
     if len(table) < FEWEST_LABELS:
         raise InputError(f"fit: {len(table)} labelled architectures; expected at least {FEWEST_LABELS}; generate more")
-    folder, settings = run.folder / "predictor", run.settings.fit
+    folder, settings = out or run.folder / "predictor", run.settings.fit
     if settings.features:
         table = _with_features(table, settings.features, run.name if own else None)
     made_from = digest(
@@ -170,3 +172,38 @@ def _table_digest(table: LabelTable, metric: str) -> str:
         (row.id, label, graph_to_json(row.graph), row.features) for row, label in zip(table.rows, labels, strict=True)
     ]
     return digest(rows)
+
+
+def predict(folder: Path, table: LabelTable, level: float = 0.8) -> list[dict[str, Any]]:
+    """What fitted predictors say of a table's architectures.
+
+    Args:
+        folder: that of one predictor, or of a folder for each metric.
+        level: of the intervals, above 0, below 1.
+
+    Returns:
+        For each row ``id``, and for each metric ``predicted``, the ends of an ``interval`` that holds a new label with
+        the given probability if the architecture were drawn as the labelled ones were, and ``distance``: 1 is as far
+        from the nearest labelled architecture as those are from each other.
+
+    Raises:
+        InputError: no predictor there, a damaged one, a level outside, or a row without a feature that a fit used.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level: expected a number above 0 and below 1, got {level}")
+    homes = (
+        [folder]
+        if (folder / "predictor.json").is_file()
+        else sorted(path.parent for path in folder.glob("*/predictor.json"))
+    )
+    features = [row.features for row in table.rows]
+    entries: list[dict[str, Any]] = [{"id": row.id, "metrics": {}} for row in table.rows]
+    with single_thread():
+        for home in homes or [folder]:
+            predictor = Predictor.load(home)
+            scored = predictor.score(table.graphs, features)
+            ends = predictor.interval(scored, level)
+            columns = (predictor.label_scores.value(scored.scores), *ends, predictor.distance(table.graphs, features))
+            for entry, value, low, high, far in zip(entries, *(column.tolist() for column in columns), strict=True):
+                entry["metrics"][predictor.metric] = {"predicted": value, "interval": [low, high], "distance": far}
+    return entries

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from data_gen import device_names, plan
 from genas.config import Run
 from genas.stages import resolve, single_thread
-from predictor.evaluation import Evaluation, Progress
+from predictor.evaluation import Evaluation, Progress, random_splits, read_split
 from predictor.evaluation import evaluate as evaluate_predictors
+from predictor.models import MODELS
 from supernet import ArchGraph, LabelTable
 from supernet.network import build_network
 from training import DataInfo, Recipe, Split, load_split, train
@@ -97,16 +99,27 @@ def evaluate(
     train_size: int | None = None,
     trials: int = 20,
     seed: int = 0,
+    models: Sequence[str] | None = None,
+    split_file: Path | None = None,
+    use_features: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Every predictor on the same random splits of a table.
+    """Models on the same random splits of a table.
 
     Args:
-        train_size: rows to fit on; None is five sixths of them.
+        train_size: rows to fit on; None is five sixths of them, or all that the split file has to fit on.
+        models: names of models; None is all.
+        split_file: CSV of ids and ``train`` or ``test``: rows to fit on are drawn from the former, and the latter are
+            held out.
+        use_features: whether the table's ``features`` enter, those that all rows have.
 
     Raises:
-        InputError: see :func:`predictor.evaluate`.
+        InputError: see :func:`predictor.evaluate`, :func:`predictor.random_splits` and :func:`predictor.read_split`.
     """
-    rows = round(len(table) * 5 / 6) if train_size is None else train_size
+    given = None if split_file is None else read_split(split_file, table)
+    if train_size is None:
+        train_size = round(len(table) * 5 / 6) if given is None else len(given.train)
+    splits = random_splits(len(table), train_size, trials, seed, given)
+    names = tuple(MODELS) if models is None else tuple(models)
     with single_thread():
-        return evaluate_predictors(table, metric, rows, trials, seed, progress=progress)
+        return evaluate_predictors(table, metric, splits, seed, names, use_features, progress)

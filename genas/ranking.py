@@ -130,7 +130,7 @@ def cheap_features(store: Store) -> dict[str, dict[str, float]]:
 
 
 def _measured(store: Store, run: Run, sample: Sequence[Job], full: Cheap, cheaps: Sequence[Cheap]) -> dict[str, Any]:
-    from genas.fitting import noise_between  # torch comes with it
+    from predictor.trust import noise_between
 
     seed, threshold = run.settings.seed, run.settings.fidelity.threshold
     jobs = {job.id for job in sample}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +34,12 @@ def fitted(result: dict[str, Any]) -> str:
         lines.append(f"  nothing was trained: the target is a proxy, not accuracy{_scoring(proxy)}")
     for name, model in result["models"].items():
         low, high = model["tau_ci95"]
-        lines.append(f"  {name:6} {model['tau']:6.3f}  [{low:.3f}, {high:.3f}]")
-    if result["models"]["graph"]["tau_ci95"][0] <= 0:
-        more = "train more" if proxy is None else "score more"
-        lines.append(f"  so few architectures do not show that the graph predictor is better than chance; {more}")
+        over = f"{model['tau_splits']:8.3f}" if result["splits"] > 1 else ""
+        mark = "  searches" if name == result["model"] else ""
+        lines.append(f"  {name:6} {model['tau']:6.3f}  [{low:.3f}, {high:.3f}]{over}{mark}")
+    if result["splits"] > 1:
+        lines[0] += f"; then its mean over {result['splits']} splits"
+    lines += [f"  {line}" for line in trusted(result)]
     noise = result["label_noise"]
     if noise is not None:
         lines.append(
@@ -46,6 +50,69 @@ def fitted(result: dict[str, Any]) -> str:
     if "replaced" in result:
         lines.append(f"  it took the place of the predictor of {result['replaced']} that was here")
     return "\n".join(lines)
+
+
+def trusted(result: dict[str, Any]) -> list[str]:
+    """How far the order of the predictor that searches holds."""
+    trust = result["trust"]
+    lines = [trust["verdict"]]
+    parts = [f"{trust['precision_top5']:.0%} of its best 5 % are in the measured best 5 %"]
+    if trust["tau_same_macs"] is not None:
+        parts.append(f"tau {trust['tau_same_macs']:.2f} among architectures of nearly equal MACs")
+    if trust["tau_top10"] is not None:
+        parts.append(f"{trust['tau_top10']:.2f} in the measured best tenth")
+    lines.append(", ".join(parts))
+    coverage = ", ".join(f"{level} intervals held {share:.0%}" for level, share in trust["coverage"].items())
+    lines.append(f"of the held-out labels, {coverage}")
+    curve = trust["learning_curve"]
+    if len(curve["labels"]) > 1:
+        points = ", ".join(
+            f"{tau:.2f} after {labels}" for labels, tau in zip(curve["labels"], curve["tau"], strict=True)
+        )
+        more = curve["more_labels"]
+        text = (
+            f"about {more} more labels for +{curve['gain']:.2f}"
+            if more is not None
+            else (f"how many more labels would give +{curve['gain']:.2f} does not show")
+        )
+        lines.append(f"tau {points}: {text}")
+    return lines
+
+
+def predicted(entries: list[dict[str, Any]], level: float) -> str:
+    """The best architectures for ``predict``."""
+    lines = []
+    for metric in entries[0]["metrics"]:
+        order = sorted(entries, key=lambda entry: -float(entry["metrics"][metric]["predicted"]))
+        lines += [
+            f"predict: {metric} of {len(entries)} architectures, largest first; {level:.0%} interval; distance to the "
+            "nearest labelled architecture (1: as far as those are from each other)"
+        ]
+        for entry in order[:_MOST_SCORED]:
+            value = entry["metrics"][metric]
+            low, high = value["interval"]
+            lines.append(
+                f"  {entry['id']:24}  {value['predicted']:10.6g}  [{low:.6g}, {high:.6g}]  {value['distance']:6.2f}"
+            )
+        if len(entries) > _MOST_SCORED:
+            lines.append(f"  and {len(entries) - _MOST_SCORED} more; --out and --json tell them all")
+    return "\n".join(lines)
+
+
+def predicted_csv(entries: list[dict[str, Any]]) -> str:
+    """A CSV of all rows, in the table's order."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{metric}{end}" for metric in entries[0]["metrics"] for end in ("", "_low", "_high", "_distance")]
+    writer.writerow(["id", *columns])
+    for entry in entries:
+        values = [
+            number
+            for value in entry["metrics"].values()
+            for number in (value["predicted"], *value["interval"], value["distance"])
+        ]
+        writer.writerow([entry["id"], *values])
+    return text.getvalue()
 
 
 def _scoring(proxy: dict[str, Any]) -> str:
@@ -212,13 +279,17 @@ def evaluated(result: dict[str, Any]) -> str:
     lines = [
         f"Kendall tau on {result['test_size']} held-out architectures after {result['train_size']}, "
         f"{result['trials']} random splits (larger is better)",
-        f"  {'model':6} {'tau':>6} {'std':>6}  {'95 % interval':16} {'fit':>9} {'scored/s':>10}",
+        f"  {'model':6} {'tau':>6} {'std':>6}  {'95 % interval':16} {'fit':>9} {'scored/s':>10} {'top 5 %':>8} "
+        f"{'80 % held':>9}",
     ]
+    if result["features"]:
+        lines[0] += f"; with the features {', '.join(result['features'])}"
     for name, model in result["models"].items():
         low, high = model["tau_ci95"]
         lines.append(
             f"  {name:6} {model['tau']:6.3f} {model['tau_std']:6.3f}  [{low:.3f}, {high:.3f}]   "
-            f"{duration(model['fit_seconds']):>9} {model['scored_per_second']:>10,.0f}"
+            f"{duration(model['fit_seconds']):>9} {model['scored_per_second']:>10,.0f} {model['precision_top5']:8.0%} "
+            f"{model['coverage']['80%']:9.0%}"
         )
     return "\n".join(lines)
 

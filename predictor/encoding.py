@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from predictor.structure import Floats, Ints, Structure, spans
-from supernet import ArchGraph, Node
+from supernet import Node
 
 UNKNOWN = 0
 """Index of an operation that the training graphs do not hold."""

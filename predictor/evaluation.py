@@ -98,9 +98,7 @@ def random_split(rows: int, train_size: int, seed: int, trial: int) -> Split:
     return Split(order[:train_size], order[train_size:])
 
 
-def random_splits(
-    rows: int, train_size: int, trials: int, seed: int = 0, given: Split | None = None
-) -> list[Split]:
+def random_splits(rows: int, train_size: int, trials: int, seed: int = 0, given: Split | None = None) -> list[Split]:
     """``trials`` draws of ``train_size`` rows to fit on, and the rest, at most 4,000 of it, to hold out.
 
     Args:

@@ -4,7 +4,7 @@ The columns describe any graph without a word about its space:
 
 - ``place``: how often each distinct node occurs, and each kind of node in each block from the start and the end. A
   *block* is what lies between two nodes that every path passes: a layer of a macro space, a cell of a cell space.
-- ``summary``: counts, MACs, and the most, fewest and mean numbers on a path of each operation and kind; totals of the
+- ``summary``: counts (of dead operations too), MACs, and the most, fewest and mean numbers on a path of each operation and kind; totals of the
   whole graph, number of paths, longest and shortest path, receptive field.
 - ``stage``: the same for each operation at each size of tensors and in each block, so that "some separable convolution
   in this layer" is a column; MACs, parameters and nodes of each size and block.
@@ -13,7 +13,7 @@ The columns describe any graph without a word about its space:
 - ``subtree``: how often each neighbourhood of one and two edges occurs (Weisfeiler and Leman 1968; Ru et al. 2021).
 - ``features``: the numbers that the table gives of each architecture.
 
-Dead nodes are left out of all of it; see :class:`predictor.structure.Structure`.
+Dead nodes are left out of all else; see :class:`predictor.structure.Structure`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,18 @@ _SIZES = ("in", "out", "resolution", "macs", "params")
 _BLOCKS = 64  # those after are taken for the last
 _TIMES = 4  # how often a path holds a kind: 0, 1, 2, 3 or more
 _COMMON = 0.02  # share of the training graphs that a label must be in
-_LIMITS = {"op": 64, "kind": 64, "stage": 128, "block": 128, "node": 256, "at": 256, "end": 256, "near": 128, "far": 128}
+_LIMITS = {
+    "any": 64,
+    "op": 64,
+    "kind": 64,
+    "stage": 128,
+    "block": 128,
+    "node": 256,
+    "at": 256,
+    "end": 256,
+    "near": 128,
+    "far": 128,
+}
 _CHUNK = 512  # graphs encoded at a time
 _FITTED_ON = 1000  # graphs that the vocabulary and the columns are chosen on, at most
 
@@ -142,13 +153,17 @@ class FlatEncoder:
         encoder = FlatEncoder(
             {family: tuple(map(str, content["labels"][family])) for family in _LIMITS},
             {group: np.array(content["columns"][group], np.int64).reshape(-1) for group in GROUPS},
-            *(np.array(content[name], np.float64) for name in ("mean", "scale")),
+            np.array(content["mean"], np.float64),
+            np.array(content["scale"], np.float64),
             tuple(map(str, content["features"])),
         )
         width = sum(map(len, encoder.columns.values()))
         if encoder.mean.shape != (width,) or encoder.scale.shape != (width,) or not (encoder.scale > 0).all():
             raise ValueError("the standardisation does not fit the columns")
-        example = encoder._raw(_Seen(Structure.of([ArchGraph((Node("input"),), ())])), None if not encoder.features else [dict.fromkeys(encoder.features, 0.0)])
+        example = encoder._raw(
+            _Seen(Structure.of([ArchGraph((Node("input"),), ())])),
+            None if not encoder.features else [dict.fromkeys(encoder.features, 0.0)],
+        )
         for group, parts in example.items():
             known, kept = sum(part.values.shape[1] for part in parts), encoder.columns[group]
             if len(kept) and not 0 <= kept.min() <= kept.max() < known:
@@ -167,7 +182,7 @@ class FlatEncoder:
         ids = {family: seen.ids(family, known) for family, known in self.labels.items()}
 
         def counted(family: str) -> _Part:
-            return _Part(family, _counts(s, ids[family], len(self.labels[family])))
+            return _Part(family, _counts(seen.owner(family), count, ids[family], len(self.labels[family])))
 
         def onehot(family: str) -> Floats:
             return _onehot(ids[family], len(self.labels[family]))
@@ -192,6 +207,7 @@ class FlatEncoder:
         return {
             "place": [counted("node"), counted("at"), counted("end")],
             "summary": [
+                counted("any"),
                 *(part for family in ("op", "kind") for part in (counted(family), *joined[family], *costs[family])),
                 *measures,
                 _Part("", seen.totals),
@@ -218,7 +234,9 @@ class FlatEncoder:
         starts = np.bincount(s.targets, minlength=len(s.row)) == 0
         result = np.zeros((len(s.row), what, _TIMES))
         pure = np.zeros((len(s.row), _TIMES))  # weights on paths that hold nothing else
-        first = np.zeros((len(s.row), width + 1))  # paths by the kind that they start with; the last column: nothing yet
+        first = np.zeros(
+            (len(s.row), width + 1)
+        )  # paths by the kind that they start with; the last column: nothing yet
         unit_first = np.zeros(width + 1)
         unit_first[-1] = 1
         alone = ~seen.identity & ~seen.weighted
@@ -242,7 +260,12 @@ class FlatEncoder:
             first[nodes] = firsts
 
         origins = np.flatnonzero(starts)
-        enter(origins, np.broadcast_to(unit, (len(origins), what, _TIMES)), np.broadcast_to(unit_first, (len(origins), width + 1)), np.broadcast_to(unit[0], (len(origins), _TIMES)))
+        enter(
+            origins,
+            np.broadcast_to(unit, (len(origins), what, _TIMES)),
+            np.broadcast_to(unit_first, (len(origins), width + 1)),
+            np.broadcast_to(unit[0], (len(origins), _TIMES)),
+        )
         flow, cut = s.forward, s.cut
         for start, end in zip(flow.bounds[:-1], flow.bounds[1:], strict=True):
             sources, targets = flow.sources[start:end], flow.targets[start:end]
@@ -289,10 +312,12 @@ class _Seen:
         def attribute(name: str) -> Floats:
             return np.array([node.get(name) for node in nodes], dtype=np.float64)[s.row] if nodes else np.zeros(0)
 
-        self.macs, self.params = attribute("macs"), attribute("params")
+        self.macs, self.params = (np.maximum(attribute(name), 0) for name in ("macs", "params"))
         kernel, dilation = attribute("kernel"), attribute("dilation")
         known = any(node.get("params") > 0 or node.get("macs") > 0 for node in nodes)
-        weighted = [node.get("params") > 0 or node.get("macs") > 0 or (not known and "conv" in node.op) for node in nodes]
+        weighted = [
+            node.get("params") > 0 or node.get("macs") > 0 or (not known and "conv" in node.op) for node in nodes
+        ]
         self.weighted = np.array(weighted, bool)[s.row]
         identity = [node.op.lower() in IDENTITY_OPS and not node.get("params") > 0 for node in nodes]
         self.identity = np.array(identity, bool)[s.row]
@@ -331,20 +356,24 @@ class _Seen:
         """Labels in enough of the graphs, the most frequent first up to the limit; then in order of their texts."""
         texts, label = self.texts(family)
         s = self.structure
-        pairs = np.unique(s.owner * max(len(texts), 1) + label)
+        pairs = np.unique(self.owner(family) * max(len(texts), 1) + label)
         within = np.bincount(pairs % max(len(texts), 1), minlength=len(texts))
         order = sorted(range(len(texts)), key=lambda place: (-within[place], texts[place]))
         chosen = [place for place in order[:limit] if within[place] >= _COMMON * s.graphs]
         return tuple(sorted(texts[place] for place in chosen))
 
+    def owner(self, family: str) -> Ints:
+        """The graph of each node that a family labels."""
+        return self.structure.all_owner if family == "any" else self.structure.owner
+
     def ids(self, family: str, known: tuple[str, ...]) -> Ints:
-        """Of each live node the place of its label among those known, -1 for others."""
+        """Of each node the place of its label among those known, -1 for others."""
         texts, label = self.texts(family)
         places = {text: place for place, text in enumerate(known)}
         return np.array([places.get(text, -1) for text in texts], np.int64)[label] if texts else np.zeros(0, np.int64)
 
     def texts(self, family: str) -> tuple[list[str], Ints]:
-        """Distinct labels of a family, and of each live node the place of its own."""
+        """Distinct labels of a family, and of each node the place of its own."""
         if family not in self._texts:
             self._texts[family] = _FAMILIES[family](self)
         return self._texts[family]
@@ -395,7 +424,15 @@ def _stage(node: Node) -> str:
     return node.op + "".join(f" {name}={node.get(name):g}" for name in ("out", "resolution"))
 
 
+def _everything(seen: _Seen) -> tuple[list[str], Ints]:
+    """Operations of all nodes: dead ones cost time all the same."""
+    index: dict[str, int] = {}
+    places = [index.setdefault(node.op, len(index)) for node in seen.structure.distinct]
+    return list(index), np.array(places, np.int64)[seen.structure.all_row]
+
+
 _FAMILIES: dict[str, Callable[[_Seen], tuple[list[str], Ints]]] = {
+    "any": _everything,
     "op": _of_nodes(lambda node: node.op),
     "kind": _of_nodes(_kind),
     "stage": _of_nodes(_stage),
@@ -426,16 +463,16 @@ def _onehot(ids: Ints, width: int) -> Floats:
     return result
 
 
-def _counts(s: Structure, ids: Ints, width: int) -> Floats:
+def _counts(owner: Ints, graphs: int, ids: Ints, width: int) -> Floats:
     known = ids >= 0
-    flat = np.bincount(s.owner[known] * width + ids[known], minlength=s.graphs * width)
-    return flat.reshape(s.graphs, width).astype(np.float64)
+    flat = np.bincount(owner[known] * width + ids[known], minlength=graphs * width)
+    return flat.reshape(graphs, width).astype(np.float64)
 
 
 def _sums(s: Structure, ids: Ints, width: int, values: Floats) -> Floats:
     known = ids >= 0
     flat = np.bincount(s.owner[known] * width + ids[known], values[known], s.graphs * width)
-    return flat.reshape(s.graphs, width)
+    return flat.reshape(s.graphs, width).astype(np.float64)
 
 
 def _per_graph(graphs: int, owner: Ints, values: Floats, join: np.ufunc) -> Floats:

@@ -21,6 +21,7 @@ from predictor.settings import GraphPredictorSettings
 
 _CHUNK = 200  # graphs scored at a time: their hidden channels stay in the processor's cache
 _FEWEST_STEPS = 5  # in an epoch
+_DESCRIBED = 32  # numbers that a graph is described by in pre-training
 _STEEPNESS = 2.0  # how fast the pair loss falls with the difference of two standardised scores
 
 
@@ -42,14 +43,16 @@ class TwoWayLayer(MessagePassing):  # type: ignore[misc]
 
     def __init__(self, members: int, width: int, generator: torch.Generator) -> None:
         super().__init__(aggr="sum", node_dim=0)
-        self.combine = MemberLinear(members, 3 * width, width, generator)
+        self.own, self.inputs, self.followers = (
+            MemberLinear(members, width, width, generator, gain=3**-0.5) for _ in range(3)
+        )
 
     def forward(self, hidden: Tensor, edges: Tensor) -> Tensor:
         """Hidden (nodes, members, width), edges (2, edges)."""
-        flat = hidden.reshape(len(hidden), -1)  # two dimensions: the fast path of scatter
-        inputs = self.propagate(edges, x=flat).view(hidden.shape)
-        followers = self.propagate(edges.flip(0), x=flat).view(hidden.shape)
-        heard: Tensor = self.combine(torch.cat([hidden, inputs, followers], dim=-1))
+        heard = self.own(hidden)
+        for part, along in ((self.inputs, edges), (self.followers, edges.flip(0))):
+            told = part(hidden).flatten(1)  # two dimensions: the fast path of scatter
+            heard = heard + self.propagate(along, x=told).view(hidden.shape)
         return hidden.add(F.relu(heard), alpha=0.5)
 
 
@@ -61,7 +64,7 @@ class GraphEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         members, width = settings.members, settings.width
-        self.members, self.dropout = members, settings.dropout
+        self.members, self.width, self.dropout = members, width, settings.dropout
         self.pool_scale = 2 / encoder.typical_nodes
         self.embed = nn.utils.skip_init(nn.Linear, encoder.node_width, members * width)  # type: ignore[no-untyped-call]
         self.layers = nn.ModuleList([TwoWayLayer(members, width, generator) for _ in range(settings.layers)])
@@ -76,17 +79,22 @@ class GraphEnsemble(nn.Module):
             self.embed.bias.zero_()
 
     def forward(self, batch: EncodedGraphs) -> Tensor:
-        nodes, graphs = len(batch.x), len(batch.scalars)
-        hidden = F.relu(self.embed(batch.x)).view(nodes, self.members, -1)
-        for layer in self.layers:
-            hidden = layer(hidden, batch.edges)
-        hidden = F.dropout(F.relu(self.pool(hidden)), self.dropout, self.training).reshape(nodes, -1)
-        pooled = hidden.new_zeros(graphs, hidden.shape[1]).index_add_(0, batch.owner, hidden) * self.pool_scale
+        """Scores, (graphs, members)."""
         scalars = batch.scalars[:, None].expand(-1, self.members, -1)
-        whole = torch.cat([pooled.view(graphs, self.members, -1), scalars], dim=-1)
+        whole = torch.cat([self.pooled(batch), scalars], dim=-1)
         whole = F.dropout(whole, self.dropout, self.training)
         score: Tensor = self.score(F.relu(self.hidden(whole))) + self.wide(scalars)
         return score.squeeze(-1)
+
+    def pooled(self, batch: EncodedGraphs) -> Tensor:
+        """What the nodes of each graph add up to, (graphs, members, width)."""
+        nodes, graphs = len(batch.x), len(batch.scalars)
+        hidden = F.relu(self.embed(batch.x)).view(nodes, self.members, self.width)
+        for layer in self.layers:
+            hidden = layer(hidden, batch.edges)
+        hidden = F.dropout(F.relu(self.pool(hidden)), self.dropout, self.training).flatten(1)
+        pooled = hidden.new_zeros(graphs, hidden.shape[1]).index_add_(0, batch.owner, hidden) * self.pool_scale
+        return pooled.view(graphs, self.members, self.width)
 
 
 def fit_ensemble(
@@ -96,11 +104,13 @@ def fit_ensemble(
     settings: GraphPredictorSettings,
     seed: int,
     folds: NDArray[np.int64] | None = None,
+    described: tuple[EncodedGraphs, NDArray[np.float64]] | None = None,
 ) -> GraphEnsemble:
     """Train all members at once; the same arguments give the same members on one machine.
 
     Args:
         target: labels of mean 0 and variance about 1, (graphs,).
+        described: graphs to describe before there are labels, and what to tell of them, (graphs, columns).
         folds: of each graph a number; member ``m`` never sees the graphs of fold ``m`` modulo the number of folds.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -111,8 +121,39 @@ def fit_ensemble(
         seen = (torch.from_numpy(folds)[:, None] != left_out[None]).float()
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
         torch.manual_seed(seed)
+        if described is not None:
+            _describe(ensemble, *described, settings, generator)
         _train(ensemble, graphs, torch.from_numpy(target).float(), seen, settings, generator)
     return ensemble.eval()
+
+
+def _describe(
+    ensemble: GraphEnsemble,
+    graphs: EncodedGraphs,
+    columns: NDArray[np.float64],
+    settings: GraphPredictorSettings,
+    generator: torch.Generator,
+) -> None:
+    """Train all but the head to tell flat columns of graphs, which needs no label."""
+    centered = columns - columns.mean(axis=0)
+    _, spread, axes = np.linalg.svd(centered, full_matrices=False)
+    kept = min(_DESCRIBED, int((spread > 1e-6 * max(spread[:1].sum(), 1e-12)).sum()))
+    if not kept:
+        return
+    target = torch.from_numpy(centered @ axes[:kept].T / (spread[:kept] / math.sqrt(len(columns)))).float()
+    head = MemberLinear(settings.members, settings.width, kept, generator)
+    values = [value for part in (ensemble.embed, ensemble.layers, ensemble.pool, head) for value in part.parameters()]
+    optimizer = torch.optim.AdamW(values, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    steps = settings.pretraining_steps
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=max(steps, 6))
+    ensemble.train()
+    for _ in range(steps):
+        drawn = torch.randint(len(target), (settings.batch_size,), generator=generator)
+        told = head(ensemble.pooled(graphs.select(drawn.numpy())))
+        optimizer.zero_grad()
+        torch.autograd.backward((told - target[drawn][:, None]).square().mean())
+        optimizer.step()
+        schedule.step()
 
 
 def _train(

@@ -84,7 +84,7 @@ class Perceptron:
     @staticmethod
     def from_arrays(arrays: Arrays) -> Perceptron:
         """The inverse of :meth:`to_arrays`. Raises KeyError or ValueError for anything else."""
-        layers = []
+        layers: list[tuple[Floats, Floats]] = []
         for place in range(len(arrays) // 2):
             weight, bias = (np.asarray(arrays[f"{name}{place}"], np.float64) for name in ("weight", "bias"))
             before = layers[-1][0].shape[0] if layers else weight.shape[1]
@@ -98,6 +98,8 @@ class Perceptron:
 
 def fit_perceptron(x: Floats, y: Floats, seed: int) -> Perceptron:
     """Squared error with dropout and decoupled weight decay; the same arguments give the same weights."""
+    if not x.shape[1]:
+        return Perceptron(((np.zeros((1, 0)), np.array([y.mean()])),))
     inputs, target = torch.from_numpy(x).float(), torch.from_numpy(y).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -81,7 +81,10 @@ class Fitted(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a component is fitted to: normal scores ``y`` of the graphs in ``view``, with ``folds`` from 0."""
+    """What a component is fitted to: normal scores ``y`` of the graphs in ``view``, with ``folds`` from 0.
+
+    ``unlabelled`` are graphs to pre-train on, those in ``view`` among them; None where that is not asked for.
+    """
 
     view: View
     encoder: FlatEncoder
@@ -89,6 +92,7 @@ class Task(NamedTuple):
     folds: Ints
     seed: int
     settings: GraphPredictorSettings
+    unlabelled: View | None
 
 
 Fit: TypeAlias = Callable[[Task], Fitted]
@@ -205,7 +209,12 @@ def _graph(*groups: str) -> Fit:
         columns = task.encoder.group(*groups)
         encoder = GraphEncoder.fit(task.view.structure)
         encoded = encoder.encode(task.view.structure, _SCALARS * task.view.flat[:, columns])
-        ensemble = fit_ensemble(encoder, encoded, task.y, settings, task.seed, task.folds)
+        described = None
+        if task.unlabelled is not None:
+            told = task.unlabelled.flat[:, task.encoder.group("summary", "stage", "paths")]
+            scalars = _SCALARS * task.unlabelled.flat[:, columns]
+            described = (encoder.encode(task.unlabelled.structure, scalars), told)
+        ensemble = fit_ensemble(encoder, encoded, task.y, settings, task.seed, task.folds, described)
         scores = member_scores(ensemble, encoded)
         without = np.arange(settings.members)[None] % (task.folds.max() + 1) == task.folds[:, None]
         chosen = np.where(without.any(axis=1, keepdims=True), without, True)
@@ -249,7 +258,7 @@ class Predictor:
         model: a key of :data:`MODELS`.
         metric: what it predicts, in the units of its labels.
         encoder: of graphs.
-        components: by name, and the weight of each, which sum to 1.
+        components: by name, those with a weight; the weights sum to 1.
         label_scores: between normal scores and labels.
         surprises: for the training graphs, how many deviations the label lay from what was predicted without its fold,
             ascending, (graphs,).
@@ -309,7 +318,7 @@ class Predictor:
 
         Root mean square over standardised columns; larger means that the predictor has seen less like it.
         """
-        parts = [_nearest(view.flat, self.rows) for view in _views(self.encoder, graphs, features)]
+        parts = [_nearest(view.flat, self.rows.astype(np.float64)) for view in _views(self.encoder, graphs, features)]
         return np.concatenate(parts or [np.empty(0)]) / self.reach
 
     def save(self, folder: Path) -> None:
@@ -371,6 +380,7 @@ def fit_models(
     seed: int = 0,
     settings: GraphPredictorSettings | None = None,
     use_features: bool = True,
+    unlabelled: Sequence[ArchGraph] = (),
 ) -> dict[str, FittedModel]:
     """Fit some models, which share what they have in common; the same arguments give the same on one machine.
 
@@ -378,6 +388,8 @@ def fit_models(
         settings: of the graph networks.
         use_features: whether the table's ``features`` enter, those that all rows have; a prediction must then bring
             them.
+        unlabelled: further graphs that the graph networks learn to describe, where
+            ``settings.pretraining_steps`` is not 0 and no features are used.
 
     Raises:
         InputError: an unknown model, rows without the metric, fewer than 2 rows, or labels that are all equal.
@@ -393,7 +405,13 @@ def fit_models(
     structure = Structure.of(graphs)
     view = View(encoder.encode(graphs, features), structure, structure.total_macs)
     y = normal_scores(values)
-    task = Task(view, encoder, y, _folds(len(y), seed), seed, settings or GraphPredictorSettings())
+    settings = settings or GraphPredictorSettings()
+    more = None
+    if settings.pretraining_steps and not encoder.features:
+        both = [*graphs, *unlabelled]
+        whole = Structure.of(both)
+        more = View(encoder.encode(both), whole, whole.total_macs)
+    task = Task(view, encoder, y, _folds(len(y), seed), seed, settings, more)
     seconds = {"": time.perf_counter() - start}
     fitted = {}
     for name in dict.fromkeys(name for model in models for name in MODELS[model]):
@@ -410,20 +428,18 @@ def fit_models(
     }
 
 
-def _blend(
-    model: str, metric: str, task: Task, label_scores: NormalScores, fitted: Mapping[str, Fitted]
-) -> Predictor:
+def _blend(model: str, metric: str, task: Task, label_scores: NormalScores, fitted: Mapping[str, Fitted]) -> Predictor:
     weights = blend_weights({name: part.out_of_fold for name, part in fitted.items()}, task.y)
     blended = sum((weight * fitted[name].out_of_fold for name, weight in weights.items()), np.zeros(len(task.y)))
     errors = np.abs(task.y - blended)
     deviation = max(float(np.sqrt((errors**2).mean())), 1e-9)
-    deviations = fitted["gaussian"].deviation if "gaussian" in fitted else None
+    deviations = fitted["gaussian"].deviation if "gaussian" in weights else None
     rows = task.view.flat[:_MOST_ROWS].astype(np.float32)
     return Predictor(
         model,
         metric,
         task.encoder,
-        {name: part.component for name, part in fitted.items()},
+        {name: fitted[name].component for name in weights},
         weights,
         label_scores,
         np.sort(errors / (deviation if deviations is None else deviations)),
@@ -447,7 +463,9 @@ def score_models(
         process = components.get("gaussian")
         deviations = process.deviations(view) if isinstance(process, _Flat) else None
         for name, predictor in predictors.items():
-            blended = sum((weight * scores[part] for part, weight in predictor.weights.items()), np.zeros(len(view.macs)))
+            blended = sum(
+                (weight * scores[part] for part, weight in predictor.weights.items()), np.zeros(len(view.macs))
+            )
             own = deviations if "gaussian" in predictor.components else None
             parts[name].append(Scored(blended, np.full(len(blended), predictor.deviation) if own is None else own))
     return {
@@ -459,7 +477,7 @@ def score_models(
 
 
 def _folds(count: int, seed: int) -> Ints:
-    numbers = np.arange(count) % max(min(_FOLDS, count // 2), 1)
+    numbers = np.arange(count) % min(_FOLDS, count)
     return np.random.default_rng([seed, 5]).permutation(numbers)
 
 
@@ -484,7 +502,7 @@ def _from_parts(arrays: Arrays, content: Mapping[str, Any]) -> Predictor:
     scores, values, surprises = (
         np.asarray(arrays[name], np.float64) for name in ("label_scores", "label_values", "surprises")
     )
-    if set(weights) != set(components) or set(components) != set(MODELS[content["model"]]):
+    if set(weights) != set(components) or not set(components) <= set(MODELS[content["model"]]):
         raise ValueError("the weights are of other components")
     if rows.ndim != 2 or rows.shape[1] != encoder.width or scores.shape != values.shape or len(scores) < 2:
         raise ValueError("the training graphs do not fit the encoder")
@@ -545,12 +563,12 @@ _READERS: dict[str, Reader] = {
 }
 
 
-def _nearest(one: Floats, other: NDArray[np.float32]) -> Floats:
+def _nearest(one: Floats, other: Floats) -> Floats:
     if not one.shape[1]:
         return np.zeros(len(one))
-    one = one.astype(np.float32)
+    one = one.astype(np.float32).astype(np.float64)  # rounded as the rows are
     squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None] - 2 * one @ other.T
-    return np.sqrt(np.maximum(squares.min(axis=1), 0) / one.shape[1]).astype(np.float64)
+    return np.asarray(np.sqrt(np.maximum(squares.min(axis=1), 0) / one.shape[1]), np.float64)
 
 
 def _reach(rows: NDArray[np.float32]) -> float:

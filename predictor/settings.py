@@ -21,6 +21,7 @@ class GraphPredictorSettings(Settings):
         learning_rate: peak of the one-cycle schedule.
         weight_decay: decoupled weight decay of the weights, not the biases.
         pair_weight: share of the ranking loss, the rest is squared error.
+        pretraining_steps: steps in which the networks learn to describe unlabelled graphs before they see labels.
         dropout: share of channels dropped in training, of nodes and of whole graphs.
     """
 
@@ -32,4 +33,5 @@ class GraphPredictorSettings(Settings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
     pair_weight: Annotated[float, Field(ge=0, le=1)] = 0.8
+    pretraining_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1

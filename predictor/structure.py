@@ -109,6 +109,7 @@ class Structure:
         output: whether a live node is an output, (nodes,).
         forward, backward: along the edges, and against them.
         total_nodes, total_edges, total_macs: of each graph before pruning, (graphs,).
+        all_row, all_owner: as ``row`` and ``owner``, of all nodes, dead ones too.
         paths, paths_after: log numbers of paths from the inputs to each node, and on to the outputs, (nodes,).
         all_paths: log number of paths of each graph, -inf where nothing is alive, (graphs,).
         cut: whether all paths lead through a node, (nodes,).
@@ -129,6 +130,8 @@ class Structure:
     total_nodes: Ints
     total_edges: Ints
     total_macs: Floats
+    all_row: Ints
+    all_owner: Ints
     paths: Floats
     paths_after: Floats
     all_paths: Floats
@@ -144,16 +147,22 @@ class Structure:
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         total = int(starts[-1])
         index: dict[Node, int] = {}
-        row = np.fromiter((index.setdefault(node, len(index)) for graph in graphs for node in graph.nodes), np.int64, total)
+        row = np.fromiter(
+            (index.setdefault(node, len(index)) for graph in graphs for node in graph.nodes), np.int64, total
+        )
         pairs = np.fromiter(
-            chain.from_iterable(chain.from_iterable(graph.edges for graph in graphs)), np.int64, 2 * int(edge_counts.sum())
+            chain.from_iterable(chain.from_iterable(graph.edges for graph in graphs)),
+            np.int64,
+            2 * int(edge_counts.sum()),
         ).reshape(-1, 2)
         pairs += np.repeat(starts[:-1], edge_counts)[:, None]
         sources, targets = np.ascontiguousarray(pairs.T)
         owner = np.repeat(np.arange(len(graphs)), sizes)
         distinct = tuple(index)
 
-        macs = np.bincount(owner, np.array([node.get("macs") for node in distinct])[row], len(graphs))
+        macs = np.bincount(owner, np.array([node.get("macs") for node in distinct])[row], len(graphs)).astype(
+            np.float64
+        )
         zero = np.fromiter((node.op.lower() in ZERO_OPS for node in distinct), bool, len(distinct))[row]
         named = np.fromiter((node.op.lower() == "output" for node in distinct), bool, len(distinct))[row]
         flow = Flow.of(total, sources, targets)
@@ -173,6 +182,7 @@ class Structure:
         kept &= live[sources] & live[targets]
         sources, targets = place[sources[kept]], place[targets[kept]]
         count = int(live.sum())
+        all_row, all_owner = row, owner
         row, owner, output = row[live], owner[live], output[live]
         forward, backward = Flow.of(count, sources, targets), Flow.of(count, targets, sources)
         paths, after = forward.log_paths(), backward.log_paths()
@@ -186,12 +196,12 @@ class Structure:
         blocks = np.zeros(len(graphs), np.int64)
         np.maximum.at(blocks, owner, block)
         return Structure(
-            len(graphs), distinct, row, owner, sources, targets, output, forward, backward, sizes, edge_counts, macs,
-            paths, after, whole, cut, block, blocks,
+            len(graphs), distinct, row, owner, sources, targets, output, forward, backward, sizes, edge_counts, macs, all_row, all_owner, paths, after, whole, cut, block, blocks,
         )  # fmt: skip
 
 
 def spans(starts: Ints, lengths: Ints) -> Ints:
     """``starts[0], starts[0] + 1, ...`` for ``lengths[0]`` numbers, then those of the next."""
     ends = np.cumsum(lengths)
-    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    steps = np.arange(int(ends[-1]) if len(ends) else 0)
+    return np.asarray(steps + np.repeat(starts - (ends - lengths), lengths), np.int64)

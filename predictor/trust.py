@@ -1,4 +1,4 @@
-"""How far to trust predictions: rank correlation, what it is worth at the top, noise, intervals, more labels. No torch."""
+"""How far to trust predictions: rank correlation, the top, label noise, intervals, the worth of labels. No torch."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class LearningCurve:
 
     def tau(self, labels: float) -> float:
         """What is to be expected of so many labels."""
-        return self.ceiling - self.drop * labels**-self.steepness
+        return float(self.ceiling - self.drop * labels**-self.steepness)
 
 
 def fit_learning_curve(sizes: Sequence[int], taus: Sequence[float]) -> LearningCurve | None:
@@ -250,7 +250,9 @@ def verdict(
             f"The predictor is {better} plain MACs (Kendall tau {_two(tau)} against {_two(macs)}): the largest network "
             f"that keeps the limit is as good a guess; more labels may change that."
         )
-    text = f"The predictor names the better of two architectures in {(1 + tau) / 2:.0%} of pairs (Kendall tau {_two(tau)}"
+    text = (
+        f"The predictor names the better of two architectures in {(1 + tau) / 2:.0%} of pairs (Kendall tau {_two(tau)}"
+    )
     text += ")" if macs is None else f", plain MACs {_two(macs)})"
     if ceiling is None:
         return f"{text}."

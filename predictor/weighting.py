@@ -12,12 +12,14 @@ from predictor.trust import kendall_tau
 
 _SHARPNESS = 20.0
 """A component whose tau is .05 below the best counts 1/e as much, before the errors are asked."""
+_LEAST = 0.05
+"""Components of a smaller share are left out: they change little, and cost as much as others."""
 _PULL = 30.0
 """How many training graphs the weights by tau count as much as."""
 
 
 def blend_weights(out_of_fold: Mapping[str, Floats], y: Floats) -> dict[str, float]:
-    """Weights that are not negative and sum to 1, by what each component said of graphs it had not learnt from.
+    """Positive weights that sum to 1, of some of the components, by what each component said of graphs it had not learnt from.
 
     Least squares with the pull of weights by Kendall tau (stacked regressions, Breiman 1996): few labels leave it at
     those by tau, many decide for themselves.
@@ -34,6 +36,7 @@ def blend_weights(out_of_fold: Mapping[str, Floats], y: Floats) -> dict[str, flo
     pull = np.sqrt(_PULL)
     rows = np.concatenate([scores, pull * np.eye(len(names))])
     found, _ = nnls(rows, np.concatenate([y, pull * prior]))
-    total = float(found.sum())
-    weights = found / total if total > 0 else prior
-    return {name: float(weight) for name, weight in zip(names, weights, strict=True)}
+    weights = found if found.sum() > 0 else prior
+    weights = np.where(weights >= _LEAST * weights.sum(), weights, 0.0)
+    weights /= weights.sum()
+    return {name: float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0}
