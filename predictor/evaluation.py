@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.models import MODELS, Predictor, fit_models, score_models
+from predictor.settings import GraphPredictorSettings
 from predictor.trust import kendall_tau, mean_interval, precision_at_top, tau_in_band, tau_in_top, tau_interval
 from supernet import InputError, LabelTable
 from supernet.settings import nearest
@@ -170,12 +171,14 @@ def evaluate(
     models: Sequence[str] = tuple(MODELS),
     use_features: bool = True,
     progress: Progress | None = None,
+    settings: GraphPredictorSettings | None = None,
 ) -> Evaluation:
     """Fit on each split's train rows and rank its test rows; all models on the same splits.
 
     Args:
         seed: of the fits; trial ``i`` has ``seed + i``.
         use_features: whether the table's ``features`` enter, where all rows have them.
+        settings: of the graph networks.
 
     Raises:
         InputError: an unknown metric or model, or equal labels.
@@ -196,7 +199,7 @@ def evaluate(
     trials: dict[str, list[_Trial]] = {name: [] for name in names}
     for number, (train, test) in enumerate(splits):
         learning, held_out = table.subset(train), table.subset(test)
-        fitted = fit_models(learning, metric, names, seed + number)
+        fitted = fit_models(learning, metric, names, seed + number, settings, use_features)
         predictors = {name: part.predictor for name, part in fitted.items()}
         scored = score_models(predictors, held_out.graphs, [row.features for row in held_out.rows])
         measured = held_out.metric(metric)

@@ -4,12 +4,12 @@ The columns describe any graph without a word about its space:
 
 - ``place``: how often each distinct node occurs, and each kind of node in each block from the start and the end. A
   *block* is what lies between two nodes that every path passes: a layer of a macro space, a cell of a cell space.
-- ``summary``: counts (of dead operations too), MACs, and the most, fewest and mean numbers on a path of each operation and kind; totals of the
-  whole graph, number of paths, longest and shortest path, receptive field.
+- ``summary``: how often each operation and kind occurs, dead ones counted apart; the most, fewest and mean of it on a
+  path; MACs; totals of the graph, number of paths, longest and shortest path, receptive field.
 - ``stage``: the same for each operation at each size of tensors and in each block, so that "some separable convolution
-  in this layer" is a column; MACs, parameters and nodes of each size and block.
-- ``paths``: within blocks, how many paths hold a kind so many times, are so long, start and end with a kind (after
-  Wei et al. 2022, who encode cells by their paths; counted here by sums along edges, so that no path is listed).
+  in this layer" is a column; MACs, parameters and nodes of each block.
+- ``paths``: within blocks, how many paths hold a kind so many times, are so long, start with a kind (after Wei et al.
+  2022, who encode cells by their paths; counted here by sums along edges, so that no path is listed).
 - ``subtree``: how often each neighbourhood of one and two edges occurs (Weisfeiler and Leman 1968; Ru et al. 2021).
 - ``features``: the numbers that the table gives of each architecture.
 

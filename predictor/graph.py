@@ -19,7 +19,7 @@ from predictor.encoding import EncodedGraphs, GraphEncoder
 from predictor.geometric import MessagePassing
 from predictor.settings import GraphPredictorSettings
 
-_CHUNK = 200  # graphs scored at a time: their hidden channels stay in the processor's cache
+_CHUNK = 64  # graphs scored at a time: their hidden channels stay in the processor's cache
 _FEWEST_STEPS = 5  # in an epoch
 _DESCRIBED = 32  # numbers that a graph is described by in pre-training
 _STEEPNESS = 2.0  # how fast the pair loss falls with the difference of two standardised scores
@@ -41,8 +41,9 @@ class MemberLinear(nn.Module):
 class TwoWayLayer(MessagePassing):  # type: ignore[misc]
     """Adds to each node what it makes of itself, the sum of its inputs, and the sum of its followers."""
 
-    def __init__(self, members: int, width: int, generator: torch.Generator) -> None:
+    def __init__(self, members: int, width: int, reverse: bool, generator: torch.Generator) -> None:
         super().__init__(aggr="sum", node_dim=0)
+        self.reverse = reverse
         self.own, self.inputs, self.followers = (
             MemberLinear(members, width, width, generator, gain=3**-0.5) for _ in range(3)
         )
@@ -50,7 +51,7 @@ class TwoWayLayer(MessagePassing):  # type: ignore[misc]
     def forward(self, hidden: Tensor, edges: Tensor) -> Tensor:
         """Hidden (nodes, members, width), edges (2, edges)."""
         heard = self.own(hidden)
-        for part, along in ((self.inputs, edges), (self.followers, edges.flip(0))):
+        for part, along in ((self.inputs, edges), (self.followers, edges.flip(0)))[: 1 + self.reverse]:
             told = part(hidden).flatten(1)  # two dimensions: the fast path of scatter
             heard = heard + self.propagate(along, x=told).view(hidden.shape)
         return hidden.add(F.relu(heard), alpha=0.5)
@@ -67,7 +68,8 @@ class GraphEnsemble(nn.Module):
         self.members, self.width, self.dropout = members, width, settings.dropout
         self.pool_scale = 2 / encoder.typical_nodes
         self.embed = nn.utils.skip_init(nn.Linear, encoder.node_width, members * width)  # type: ignore[no-untyped-call]
-        self.layers = nn.ModuleList([TwoWayLayer(members, width, generator) for _ in range(settings.layers)])
+        layers = [TwoWayLayer(members, width, settings.reverse_edges, generator) for _ in range(settings.layers)]
+        self.layers = nn.ModuleList(layers)
         self.pool = MemberLinear(members, width, width, generator)
         self.hidden = MemberLinear(members, width + scalars, width, generator)
         self.score = MemberLinear(members, width, 1, generator)

@@ -8,11 +8,13 @@ with its reader, and name it in :data:`MODELS`.
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -34,10 +36,13 @@ from supernet.settings import nearest
 
 Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
 
+_Result = TypeVar("_Result")
+
 _FOLDS = 5
 _MOST_GAUSSIAN = 2000  # rows of a Gaussian process: its cost grows with their cube
 _MOST_ROWS = 2000  # training graphs that distances are measured to
 _EVERYTHING = 100.0  # deviations that no label is off by
+_MOST_THREADS = 4
 _CHUNK = 512  # architectures encoded and scored at a time: memory stays flat
 
 
@@ -318,7 +323,10 @@ class Predictor:
 
         Root mean square over standardised columns; larger means that the predictor has seen less like it.
         """
-        parts = [_nearest(view.flat, self.rows.astype(np.float64)) for view in _views(self.encoder, graphs, features)]
+        rows = self.rows.astype(np.float64)
+        parts = _each_chunk(
+            lambda start: _nearest(_view(self.encoder, graphs, features, start).flat, rows), len(graphs)
+        )
         return np.concatenate(parts or [np.empty(0)]) / self.reach
 
     def save(self, folder: Path) -> None:
@@ -454,26 +462,43 @@ def score_models(
     graphs: Sequence[ArchGraph],
     features: Sequence[Mapping[str, float]] | None = None,
 ) -> dict[str, Scored]:
-    """What predictors of one :func:`fit_models` say; each component is asked once."""
-    parts: dict[str, list[Scored]] = {name: [] for name in predictors}
+    """What predictors of one :func:`fit_models` say; each component is asked once.
+
+    Chunks of graphs are scored side by side, one on each core; memory does not grow with their number.
+    """
     encoder = next(iter(predictors.values())).encoder
     components = {name: part for predictor in predictors.values() for name, part in predictor.components.items()}
-    for view in _views(encoder, graphs, features):
+
+    def score_chunk(start: int) -> dict[str, Scored]:
+        view = _view(encoder, graphs, features, start)
         scores = {name: component.scores(view) for name, component in components.items()}
         process = components.get("gaussian")
         deviations = process.deviations(view) if isinstance(process, _Flat) else None
+        found = {}
         for name, predictor in predictors.items():
-            blended = sum(
-                (weight * scores[part] for part, weight in predictor.weights.items()), np.zeros(len(view.macs))
-            )
+            weighted = [weight * scores[part] for part, weight in predictor.weights.items()]
+            blended = np.asarray(np.sum(weighted, axis=0), np.float64)
             own = deviations if "gaussian" in predictor.components else None
-            parts[name].append(Scored(blended, np.full(len(blended), predictor.deviation) if own is None else own))
+            found[name] = Scored(blended, np.full(len(blended), predictor.deviation) if own is None else own)
+        return found
+
+    chunks = _each_chunk(score_chunk, len(graphs))
     return {
-        name: Scored(*(np.concatenate(column) for column in zip(*some, strict=True)))
-        if some
+        name: Scored(*(np.concatenate(column) for column in zip(*(chunk[name] for chunk in chunks), strict=True)))
+        if chunks
         else Scored(np.empty(0), np.empty(0))
-        for name, some in parts.items()
+        for name in predictors
     }
+
+
+def _each_chunk(work: Callable[[int], _Result], count: int) -> list[_Result]:
+    """The results for the start of each chunk, in order."""
+    starts = range(0, count, _CHUNK)
+    workers = min(os.cpu_count() or 1, _MOST_THREADS, len(starts))
+    if workers < 2:
+        return [work(start) for start in starts]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, starts))
 
 
 def _folds(count: int, seed: int) -> Ints:
@@ -481,14 +506,13 @@ def _folds(count: int, seed: int) -> Ints:
     return np.random.default_rng([seed, 5]).permutation(numbers)
 
 
-def _views(
-    encoder: FlatEncoder, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None
-) -> Iterator[View]:
-    for start in range(0, len(graphs), _CHUNK):
-        some = graphs[start : start + _CHUNK]
-        structure = Structure.of(some)
-        flat = encoder.encode_structure(structure, features[start : start + _CHUNK] if features is not None else None)
-        yield View(flat, structure, structure.total_macs)
+def _view(
+    encoder: FlatEncoder, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None, start: int
+) -> View:
+    """Of one chunk."""
+    structure = Structure.of(graphs[start : start + _CHUNK])
+    flat = encoder.encode_structure(structure, features[start : start + _CHUNK] if features is not None else None)
+    return View(flat, structure, structure.total_macs)
 
 
 def _from_parts(arrays: Arrays, content: Mapping[str, Any]) -> Predictor:

@@ -16,6 +16,7 @@ class GraphPredictorSettings(Settings):
         members: networks in the ensemble.
         width: hidden channels of a node in one network.
         layers: rounds of messages, each one edge far in both directions.
+        reverse_edges: messages go against the edges too, not along them alone.
         epochs: passes over the training graphs.
         batch_size: graphs in a step; fewer where the table would give less than 5 steps an epoch.
         learning_rate: peak of the one-cycle schedule.
@@ -28,6 +29,7 @@ class GraphPredictorSettings(Settings):
     members: Annotated[int, Field(ge=1, le=64)] = 10
     width: Annotated[int, Field(ge=4, le=1024)] = 16
     layers: Annotated[int, Field(ge=1, le=32)] = 3
+    reverse_edges: bool = True
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 50
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2

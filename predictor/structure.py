@@ -196,7 +196,8 @@ class Structure:
         blocks = np.zeros(len(graphs), np.int64)
         np.maximum.at(blocks, owner, block)
         return Structure(
-            len(graphs), distinct, row, owner, sources, targets, output, forward, backward, sizes, edge_counts, macs, all_row, all_owner, paths, after, whole, cut, block, blocks,
+            len(graphs), distinct, row, owner, sources, targets, output, forward, backward, sizes, edge_counts, macs,
+            all_row, all_owner, paths, after, whole, cut, block, blocks,
         )  # fmt: skip
 
 

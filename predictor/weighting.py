@@ -19,7 +19,9 @@ _PULL = 30.0
 
 
 def blend_weights(out_of_fold: Mapping[str, Floats], y: Floats) -> dict[str, float]:
-    """Positive weights that sum to 1, of some of the components, by what each component said of graphs it had not learnt from.
+    """Positive weights that sum to 1, by what each component said of graphs that it had not learnt from.
+
+    Components that would count little are left out.
 
     Least squares with the pull of weights by Kendall tau (stacked regressions, Breiman 1996): few labels leave it at
     those by tau, many decide for themselves.

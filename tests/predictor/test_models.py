@@ -91,7 +91,10 @@ def odd_tables() -> dict[str, LabelTable]:
     random = np.random.default_rng(0)
 
     def table(graphs, values) -> LabelTable:
-        rows = [LabelRow(str(i), graph, {"m": float(value)}) for i, (graph, value) in enumerate(zip(graphs, values, strict=True))]
+        rows = [
+            LabelRow(str(i), graph, {"m": float(value)})
+            for i, (graph, value) in enumerate(zip(graphs, values, strict=True))
+        ]
         return LabelTable(tuple(rows))
 
     def chain(ops) -> ArchGraph:
@@ -109,7 +112,9 @@ def odd_tables() -> dict[str, LabelTable]:
             [ArchGraph(tuple(Node("conv", (("out", out),)) for out in row), ((0, 1), (1, 2))) for row in channels],
             np.log(channels).sum(axis=1),
         ),
-        "no edges": table([ArchGraph(tuple(map(Node, random.choice(list("abc"), 4))), ()) for _ in range(20)], range(20)),
+        "no edges": table(
+            [ArchGraph(tuple(map(Node, random.choice(list("abc"), 4))), ()) for _ in range(20)], range(20)
+        ),
         "zeros alone": table([chain(["input", "none", "output"]), chain("ab"), chain("b")], [0, 1, 2]),
     }
 

@@ -96,7 +96,12 @@ def test_paths_beyond_any_number_are_counted():
     ops, edges = ["sum"], []
     for rung in range(rungs):
         ops += ["conv", "conv", "sum"]
-        edges += [(3 * rung, 3 * rung + 1), (3 * rung, 3 * rung + 2), (3 * rung + 1, 3 * rung + 3), (3 * rung + 2, 3 * rung + 3)]
+        edges += [
+            (3 * rung, 3 * rung + 1),
+            (3 * rung, 3 * rung + 2),
+            (3 * rung + 1, 3 * rung + 3),
+            (3 * rung + 2, 3 * rung + 3),
+        ]
     structure = Structure.of([ArchGraph(tuple(map(Node, ops)), tuple(edges))])
     assert structure.all_paths[0] == pytest.approx(rungs * np.log(2))
     assert structure.blocks[0] == rungs
