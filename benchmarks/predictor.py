@@ -22,16 +22,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # this file has the name of a package, and must not be found before it
-
-import matplotlib as mpl
-
-mpl.use("agg")
+# This file has the name of a package, and must not be found before it.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 import predictor.models
 from benchmarks.tables import TABLES, lines
@@ -40,6 +36,7 @@ from predictor.models import score_models
 from predictor.trust import label_noise
 from supernet import InputError, LabelTable, read_table
 
+ROOT = Path(__file__).resolve().parent.parent
 QUICK_TRIALS = 2
 MACS = ("hybrid", "graph", "gp", "trees", "ridge", "mlp", "macs")
 CALIBRATED = 100
@@ -158,7 +155,8 @@ def calibrate(name: str, folder: Path, trials: int, seed: int) -> dict[str, Any]
 def learning_curve(rows: list[dict[str, Any]], path: Path) -> None:
     """tau against labels, mean and 95 % interval, a panel a table."""
     names = ["opsubset300", "nasbench201_cifar10", "nasbench_macro"]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(12, 3.8), constrained_layout=True)
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    axes = figure.subplots(1, len(names))
     for axis, name in zip(axes, names, strict=True):
         own = sorted((row for row in rows if row["table"] == name), key=lambda row: row["labels"])
         for place, model in enumerate(("hybrid", "graph", "gp", "trees", "ridge", "macs")):
@@ -177,12 +175,12 @@ def learning_curve(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0].set_ylabel("Kendall tau on held-out architectures")
     axes[-1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def calibration(rows: list[dict[str, Any]], path: Path) -> None:
     """What intervals held against what they should."""
-    figure, axis = pyplot.subplots(figsize=(4.6, 4.2), constrained_layout=True)
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axis = figure.subplots()
     axis.plot([0, 100], [0, 100], color="grey", linewidth=1, linestyle="--", label="as it should be")
     for row in rows:
         axis.plot(
@@ -194,7 +192,6 @@ def calibration(rows: list[dict[str, Any]], path: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def show(row: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def op_subset(folder: Path) -> LabelTable:
 
 
 def nasbench201(folder: Path, dataset: str) -> LabelTable:
-    """The 9,445 distinct networks of the published split: mean accuracy of three runs, zero-cost metrics as features."""
+    """The 9,445 distinct networks of the published split: mean accuracy of 3 runs, zero-cost metrics as features."""
     space = NasBench201()
     kept = {line["idx"] for line in lines(folder / "nasbench201_split.csv")}
     latency = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 
@@ -178,7 +179,7 @@ def test_intervals_grow_with_the_level_and_hold_the_training_labels(fitted, op_s
     predictor, table = fitted["hybrid"], op_subset_table
     scored, measured = predictor.score(table.graphs), table.metric("accuracy")
     ends = [predictor.interval(scored, level) for level in (0.5, 0.8, 0.95)]
-    for (low, high), (lower, higher) in zip(ends, ends[1:], strict=False):
+    for (low, high), (lower, higher) in itertools.pairwise(ends):
         assert (lower <= low).all()
         assert (high <= higher).all()
     assert ((ends[2][0] <= measured) & (measured <= ends[2][1])).mean() > 0.85
