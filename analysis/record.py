@@ -73,16 +73,19 @@ class Trust(_Content):
 
 
 class Evaluation(_Content):
-    """``predictor/evaluation.json``; ``proxy`` is there where the metric is a training-free proxy, not measured."""
+    """``predictor/evaluation.json``; ``proxy`` is there where the metric is a training-free proxy, not measured.
+
+    Earlier versions fitted the graph networks alone, on one split, and told of nothing but tau.
+    """
 
     metric: str
-    model: str
+    model: str = "graph"
     rows: int
     train_size: int
     test_size: int
-    splits: int
+    splits: int = 1
     models: dict[str, ModelTau]
-    trust: Trust
+    trust: Trust | None = None
     label_noise: LabelNoise | None = None
     held_out: tuple[HeldOut, ...]
     seconds: float

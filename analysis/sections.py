@@ -268,7 +268,9 @@ def _baselines(evaluation: Evaluation) -> str | None:
 
 def _trust(evaluation: Evaluation) -> list[str]:
     """What else than tau tells how far the order holds."""
-    trust, lines = evaluation.trust, []
+    trust, lines = evaluation.trust, list[str]()
+    if trust is None:
+        return lines
     if evaluation.proxy is None:
         lines.append(trust.verdict)
     parts = [f"{words.percent(trust.precision_top5, 0)} of the predicted best 5 % are in the measured best 5 %"]

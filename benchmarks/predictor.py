@@ -54,7 +54,6 @@ class Job:
     models: tuple[str, ...] = MACS
     features: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
-    trials: int | None = None
 
     @property
     def name(self) -> str:
@@ -62,26 +61,26 @@ class Job:
 
 
 def jobs() -> Iterator[Job]:
-    """What is measured, the long ones first."""
-    for labels in (467, 233, 100, 46):
-        yield Job("nasbench201_cifar10", labels)
-    yield Job("digits_op_subset", 250)
+    """What is measured."""
+    yield Job("opsubset300", 250, "first 250")
     for labels in (250, 100, 50):
         yield Job("opsubset300", labels)
-    yield Job("opsubset300", 250, "first 250")
+    for labels in (467, 233, 100, 46):
+        yield Job("nasbench201_cifar10", labels)
     for labels in (200, 100, 50):
         yield Job("nasbench_macro", labels)
-    for dataset in ("cifar10", "cifar100", "imagenet16"):
-        for labels in (46, 100, 233):
-            yield Job(f"nasbench201_{dataset}", labels, "with zero-cost features", FEATURES, True)
-            if dataset != "cifar10":
-                yield Job(f"nasbench201_{dataset}", labels, models=FEATURES)
-    for table in ("families_resnet_25000", "families_resnet_5000", "families_densenet_5000", "families_densenet_25000"):
-        yield Job(table, 100)
-    for table in ("opsubset300", "nasbench201_cifar10", "nasbench_macro", "digits_op_subset"):
+    yield Job("digits_op_subset", 250)
+    for labels in (233, 100, 46):
+        yield Job("nasbench201_cifar10", labels, "with zero-cost features", FEATURES, True)
+    for dataset in ("cifar100", "imagenet16"):
+        yield Job(f"nasbench201_{dataset}", 100, models=FEATURES)
+        yield Job(f"nasbench201_{dataset}", 100, "with zero-cost features", FEATURES, True)
+    for table in ("opsubset300", "nasbench201_cifar10"):
         for what, settings in ABLATIONS.items():
-            yield Job(table, 100, f"ablation: {what}", ("hybrid", "graph"), settings=settings, trials=10)
-        yield Job(table, 100, "ablation: components", tuple(PARTS), trials=10)
+            yield Job(table, 100, f"ablation: {what}", ("hybrid", "graph"), settings=settings)
+        yield Job(table, 100, "ablation: components", tuple(PARTS))
+    for table in ("families_resnet_25000", "families_densenet_5000"):
+        yield Job(table, 100)
 
 
 ABLATIONS: dict[str, tuple[tuple[str, Any], ...]] = {
@@ -126,8 +125,7 @@ def measure(job: Job, folder: Path, trials: int, seed: int) -> dict[str, Any]:
     if job.what == "first 250":
         splits = [Split(np.arange(250), np.arange(250, 300))]
     else:
-        count = min(job.trials or trials, trials)
-        splits = random_splits(len(table), job.labels, count, seed, given_split(table, job, folder))
+        splits = random_splits(len(table), job.labels, trials, seed, given_split(table, job, folder))
     settings = GraphPredictorSettings.model_validate(dict(job.settings))
     result = evaluate(table, "accuracy", splits, seed, job.models, job.features, settings=settings)
     entry = result.to_json()

@@ -67,7 +67,7 @@ def status(folder: Path) -> dict[str, Any]:
         "fidelity": cheaply,
         "retrain": training["retrain"],
         "best": None if best is None else {"key": best[0], "accuracy": best[1], **best[2]},
-        "tau": None if evaluation is None else evaluation["models"][evaluation["model"]],
+        "tau": None if evaluation is None else evaluation["models"][evaluation.get("model", "graph")],
         "predictor": None if evaluation is None else _predictor(evaluation),
         "winner": None if found is None else found["evolution"]["best"][0],
         "test": None if winner is None else winner["roles"],

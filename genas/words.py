@@ -55,7 +55,9 @@ def fitted(result: dict[str, Any]) -> str:
 def trusted(result: dict[str, Any]) -> list[str]:
     """How far the order of the predictor that searches holds."""
     trust = result["trust"]
-    lines = [trust["verdict"]]
+    lines = [] if "proxy" in result else [trust["verdict"]]
+    if "proxy" in result and result["models"][result["model"]]["tau_ci95"][0] <= 0:
+        lines.append("so few architectures do not show that the predictor is better than chance; score more")
     parts = [f"{trust['precision_top5']:.0%} of its best 5 % are in the measured best 5 %"]
     if trust["tau_same_macs"] is not None:
         parts.append(f"tau {trust['tau_same_macs']:.2f} among architectures of nearly equal MACs")

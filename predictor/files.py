@@ -23,6 +23,7 @@ from supernet.files import write_bytes, write_text
 
 _FORMAT = "genas-predictor"
 _VERSION = 1
+_EARLIER = "genas-graph-predictor"
 _WEIGHTS, _CONTENT = "predictor.safetensors", "predictor.json"
 
 
@@ -46,6 +47,8 @@ def read_predictor(folder: Path) -> tuple[dict[str, NDArray[np.generic]], dict[s
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged, or not a predictor: no valid JSON") from error
+    if isinstance(document, dict) and document.get("format") == _EARLIER:
+        raise InputError(f"{path}: of an earlier version, whose predictors were others; fit again")
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise InputError(f"{path}: not a predictor; expected a file with format {_FORMAT!r}")
     version, content = document.get("version"), document.get("content")

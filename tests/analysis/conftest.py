@@ -110,14 +110,30 @@ class FakeRun:
 
     def fit(self):
         held = self.sampled[-6:]
-        models = {"graph": (0.73, 0.2, 1.0), "ridge": (0.6, 0.0, 1.0), "mlp": (0.47, -0.2, 1), "macs": (0.2, -0.6, 0.8)}
+        models = {
+            "hybrid": (0.73, 0.2, 1.0), "graph": (0.7, 0.2, 1.0), "gp": (0.7, 0.2, 1.0), "trees": (0.6, 0.2, 1.0),
+            "ridge": (0.6, 0.0, 1.0), "mlp": (0.47, -0.2, 1), "macs": (0.2, -0.6, 0.8),
+        }  # fmt: skip
         self.evaluation = {
             "metric": "accuracy",
+            "model": "hybrid",
+            "splits": 3,
             "rows": len(self.sampled),
             "train_size": len(self.sampled) - 6,
             "test_size": 6,
             "seed": 0,
-            "models": {name: {"tau": tau, "tau_ci95": [low, high]} for name, (tau, low, high) in models.items()},
+            "models": {
+                name: {"tau": tau, "tau_ci95": [low, high], "tau_splits": tau - 0.01}
+                for name, (tau, low, high) in models.items()
+            },
+            "trust": {
+                "verdict": "The predictor names the better of two in 87% of pairs.",
+                "precision_top5": 0.5,
+                "tau_top10": None,
+                "tau_same_macs": 0.66,
+                "coverage": {"50%": 0.5, "80%": 0.83, "95%": 1.0},
+                "learning_curve": {"labels": [9, 18], "tau": [0.5, 0.72], "gain": 0.05, "more_labels": 40},
+            },
             "label_noise": {"architectures": 4, "tau": 0.67, "ceiling": 0.76, "standard_deviation": 0.012},
             "held_out": [
                 {"id": one.key, "measured": self.accuracy[one.key][0], "predicted": 0.88 + 0.01 * number}

@@ -135,10 +135,64 @@ class TestAnswers:
         assert (answer.code, answer.err) == (0, "")
         result = json.loads(answer.out)
         assert (result["metric"], result["train_size"], result["test_size"], result["trials"]) == ("accuracy", 10, 4, 2)
-        assert {"graph", "ridge", "mlp", "macs"} <= set(result["models"])
+        assert list(result["models"]) == ["hybrid", "graph", "gp", "ridge", "trees", "mlp", "macs"]
         for model in result["models"].values():
-            assert list(model) == ["tau", "tau_std", "tau_ci95", "fit_seconds", "scored_per_second"]
+            assert list(model)[:5] == ["tau", "tau_std", "tau_ci95", "fit_seconds", "scored_per_second"]
             assert len(model["tau_ci95"]) == 2
+
+    def test_evaluate_some_models_on_a_given_split(self, genas, table, tmp_path):
+        names = [row.id for row in read_table(table).rows]
+        split = tmp_path / "split.csv"
+        split.write_text(
+            "".join(["id,split\n", *(f"{name},{'test' if i % 2 else 'train'}\n" for i, name in enumerate(names))])
+        )
+        options = ("--trials", 1, "--models", "gp,macs", "--json")
+        answer = genas("evaluate", table, "--split-file", split, *options)
+        assert (answer.code, answer.err) == (0, "")
+        result = json.loads(answer.out)
+        assert (list(result["models"]), result["train_size"], result["test_size"]) == (["gp", "macs"], 7, 7)
+        split.write_text("id,split\nnobody,train\n")
+        answer = genas("evaluate", table, "--split-file", split, *options)
+        assert answer.code == 2
+        assert "the table has no row 'nobody'" in answer.err
+
+    def test_fit_to_a_folder_and_predict(self, genas, table, tmp_path):
+        home = tmp_path / "predictor"
+        quick = ("--set", "fit.model=gp", "--set", "fit.splits=1")
+        answer = genas("fit", table, "--out", home, *quick)
+        assert (answer.code, answer.err) == (0, "")
+        assert f"Next: genas predict {home} TABLE.jsonl" in answer.out
+        assert sorted(path.name for path in home.glob("predictor*")) == ["predictor.json", "predictor.safetensors"]
+        answer = genas("predict", home, table, "--json")
+        entries = json.loads(answer.out)["architectures"]
+        assert [entry["id"] for entry in entries] == [row.id for row in read_table(table).rows]
+        for entry in entries:
+            value = entry["metrics"]["accuracy"]
+            assert value["interval"][0] <= value["predicted"] <= value["interval"][1]
+            assert value["distance"] == pytest.approx(0, abs=1e-3)
+        answer = genas("predict", home, table, "--out", tmp_path / "new.csv")
+        assert "accuracy of 14 architectures, largest first; 80% interval" in answer.out
+        written = (tmp_path / "new.csv").read_text().splitlines()
+        assert written[0] == "id,accuracy,accuracy_low,accuracy_high,accuracy_distance"
+        assert len(written) == 15
+        for wrong in (
+            ("predict", tmp_path, table),
+            ("predict", home, table, "--level", 1),
+            ("predict", home, table, "--out", "x.txt"),
+        ):
+            assert genas(*wrong).code == 2
+
+    def test_fit_of_several_metrics(self, genas, table, tmp_path):
+        home = tmp_path / "predictors"
+        metrics = ("--metric", "accuracy", "--metric", "seconds")
+        if "seconds" not in read_table(table).metric_names:
+            metrics = ("--metric", "accuracy", "--metric", read_table(table).metric_names[-1])
+        answer = genas("fit", table, *metrics, "--out", home, "--set", "fit.model=ridge", "--set", "fit.splits=1")
+        assert (answer.code, answer.err) == (0, "")
+        answer = genas("predict", home, table, "--json")
+        names = {metrics[1], metrics[3]}
+        assert set(json.loads(answer.out)["architectures"][0]["metrics"]) == names
+        assert genas("fit", table, *metrics).code == 2  # a search has one
 
     def test_every_stage_of_a_finished_run_answers_what_it_found(self, genas, finished, tmp_path):
         logs = run_copy(finished, tmp_path)

@@ -85,7 +85,8 @@ class TestAFinishedRun:
     def test_the_fit_compares_its_predictor_with_the_baselines_on_held_out_rows(self, finished):
         result = finished.results["fit"]
         assert (result["rows"], result["train_size"], result["test_size"]) == (14, 11, 3)
-        assert {"graph", "ridge", "mlp", "macs"} <= set(result["models"])
+        assert {"hybrid", "graph", "gp", "trees", "ridge", "mlp", "macs"} == set(result["models"])
+        assert result["model"] == "hybrid"
         for model in result["models"].values():
             low, high = model["tau_ci95"]
             assert -1 <= low <= high <= 1
@@ -120,7 +121,7 @@ class TestAFinishedRun:
         assert result["generate"] == {"planned": 14, "done": 14, "failed": 0, "running": 0, "failures": []}
         assert result["retrain"]["done"] == result["retrain"]["planned"] == 6
         assert result["best"]["accuracy"] == finished.results["generate"]["best"]
-        assert result["tau"]["tau"] == finished.results["fit"]["models"]["graph"]["tau"]
+        assert result["tau"]["tau"] == finished.results["fit"]["models"]["hybrid"]["tau"]
         assert result["winner"]["key"] == result["test"]["winner"]["key"]
         assert set(result["seconds"]) == {"generate", "fit", "search", "retrain"}
         json.dumps(result, allow_nan=False)

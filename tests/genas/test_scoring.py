@@ -203,7 +203,7 @@ def test_features_enter_the_fit_and_no_search(copy):
     score(copy, metrics=[*METRICS, "snip"])
     plain, informed = fit(copy), fit(featured)
     assert informed["held_out"] != plain["held_out"]
-    assert informed["models"]["ridge"] == plain["models"]["ridge"]
+    assert informed["models"]["macs"] == plain["models"]["macs"]
     with pytest.raises(InputError, match="hook_logdet, synflow"):
         search(featured)
     with pytest.raises(InputError, match=r"lacks 'snipp'.*'snip'"):

@@ -65,13 +65,33 @@ def test_generated():
 
 
 def test_fitted():
-    model = {"tau": 0.7, "tau_ci95": [0.61, 0.79]}
-    result = {"test_size": 50, "train_size": 250, "seconds": 4, "models": {"graph": model}, "label_noise": None}
-    assert fitted(result).splitlines()[1] == "  graph   0.700  [0.610, 0.790]"
-    weak = {**result, "models": {"graph": {"tau": 0.1, "tau_ci95": [-0.2, 0.4]}}}
-    assert "better than chance; train more" in fitted(weak)
-    assert "better than chance; score more" in fitted({**weak, "proxy": {}})
-    assert "better than chance" not in fitted(result)
+    model = {"tau": 0.7, "tau_ci95": [0.61, 0.79], "tau_splits": 0.68}
+    trust = {
+        "verdict": "It ranks.", "precision_top5": 0.5, "tau_top10": 0.3, "tau_same_macs": None,
+        "coverage": {"80%": 0.78},
+        "learning_curve": {"labels": [60, 120, 250], "tau": [0.5, 0.6, 0.68], "gain": 0.05, "more_labels": 130},
+    }  # fmt: skip
+    result = {
+        "test_size": 50, "train_size": 250, "seconds": 4, "models": {"hybrid": model, "macs": model}, "model": "hybrid",
+        "splits": 3, "label_noise": None, "trust": trust,
+    }  # fmt: skip
+    lines = fitted(result).splitlines()
+    assert lines[0].endswith("its mean over 3 splits")
+    assert lines[1:] == [
+        "  hybrid  0.700  [0.610, 0.790]   0.680  searches",
+        "  macs    0.700  [0.610, 0.790]   0.680",
+        "  It ranks.",
+        "  50% of its best 5 % are in the measured best 5 %, 0.30 in the measured best tenth",
+        "  of the held-out labels, 80% intervals held 78%",
+        "  tau 0.50 after 60, 0.60 after 120, 0.68 after 250: about 130 more labels for +0.05",
+    ]
+    once = {**result, "splits": 1}
+    once["trust"] = {**trust, "learning_curve": {**trust["learning_curve"], "more_labels": None}}
+    assert fitted(once).splitlines()[1] == "  hybrid  0.700  [0.610, 0.790]  searches"
+    assert "how many more labels would give +0.05 does not show" in fitted(once)
+    weak = {**result, "models": {"hybrid": {"tau": 0.1, "tau_ci95": [-0.2, 0.4], "tau_splits": 0.1}}, "proxy": {}}
+    assert "better than chance; score more" in fitted(weak)
+    assert "It ranks." not in fitted(weak)
     noise = {"architectures": 30, "tau": 0.9, "ceiling": 0.93, "standard_deviation": 0.01}
     assert "tau 0.900 (30 trained twice; one label varies by 1.00%)" in fitted({**result, "label_noise": noise})
 
@@ -121,10 +141,26 @@ def test_retrained():
 
 
 def test_evaluated():
-    model = {"tau": 0.71, "tau_std": 0.03, "tau_ci95": [0.69, 0.73], "fit_seconds": 4.1, "scored_per_second": 9000.0}
-    text = evaluated({"models": {"graph": model}, "train_size": 250, "test_size": 50, "trials": 20})
+    model = {
+        "tau": 0.71, "tau_std": 0.03, "tau_ci95": [0.69, 0.73], "fit_seconds": 4.1, "scored_per_second": 9000.0,
+        "precision_top5": 0.4, "coverage": {"80%": 0.78},
+    }  # fmt: skip
+    result = {"models": {"graph": model}, "train_size": 250, "test_size": 50, "trials": 20, "features": []}
+    text = evaluated(result)
     assert text.splitlines()[0].startswith("Kendall tau on 50 held-out architectures after 250, 20 random splits")
-    assert text.splitlines()[2].split() == ["graph", "0.710", "0.030", "[0.690,", "0.730]", "4.1", "s", "9,000"]
+    assert text.splitlines()[2].split() == [
+        "graph",
+        "0.710",
+        "0.030",
+        "[0.690,",
+        "0.730]",
+        "4.1",
+        "s",
+        "9,000",
+        "40%",
+        "78%",
+    ]
+    assert "with the features synflow" in evaluated({**result, "features": ["synflow"]})
 
 
 def test_costs():

@@ -246,6 +246,7 @@ def test_files_of_two_predictors_are_not_mixed(fitted, tmp_path):
     ("change", "message"),
     [
         ({"format": "else"}, "not a predictor"),
+        ({"format": "genas-graph-predictor"}, "of an earlier version"),
         ({"version": 99}, "newer version"),
         ({"version": 0}, "expected version 1"),
         ({"content": 3}, "expected version 1"),
