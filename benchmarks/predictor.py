@@ -54,6 +54,7 @@ class Job:
     models: tuple[str, ...] = MACS
     features: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
+    trials: int = 1000
 
     @property
     def name(self) -> str:
@@ -70,17 +71,17 @@ def jobs() -> Iterator[Job]:
     for labels in (200, 100, 50):
         yield Job("nasbench_macro", labels)
     yield Job("digits_op_subset", 250)
-    for labels in (233, 100, 46):
+    for labels in (46, 100, 233):
         yield Job("nasbench201_cifar10", labels, "with zero-cost features", FEATURES, True)
     for dataset in ("cifar100", "imagenet16"):
         yield Job(f"nasbench201_{dataset}", 100, models=FEATURES)
         yield Job(f"nasbench201_{dataset}", 100, "with zero-cost features", FEATURES, True)
     for table in ("opsubset300", "nasbench201_cifar10"):
         for what, settings in ABLATIONS.items():
-            yield Job(table, 100, f"ablation: {what}", ("hybrid", "graph"), settings=settings)
-        yield Job(table, 100, "ablation: components", tuple(PARTS))
+            yield Job(table, 100, f"ablation: {what}", ("hybrid", "graph"), settings=settings, trials=10)
+        yield Job(table, 100, "ablation: components", tuple(PARTS), trials=10)
     for table in ("families_resnet_25000", "families_densenet_5000"):
-        yield Job(table, 100)
+        yield Job(table, 100, trials=10)
 
 
 ABLATIONS: dict[str, tuple[tuple[str, Any], ...]] = {
@@ -125,7 +126,7 @@ def measure(job: Job, folder: Path, trials: int, seed: int) -> dict[str, Any]:
     if job.what == "first 250":
         splits = [Split(np.arange(250), np.arange(250, 300))]
     else:
-        splits = random_splits(len(table), job.labels, trials, seed, given_split(table, job, folder))
+        splits = random_splits(len(table), job.labels, min(trials, job.trials), seed, given_split(table, job, folder))
     settings = GraphPredictorSettings.model_validate(dict(job.settings))
     result = evaluate(table, "accuracy", splits, seed, job.models, job.features, settings=settings)
     entry = result.to_json()
@@ -159,9 +160,9 @@ def learning_curve(rows: list[dict[str, Any]], path: Path) -> None:
         own = sorted((row for row in rows if row["table"] == name), key=lambda row: row["labels"])
         for place, model in enumerate(("hybrid", "graph", "gp", "trees", "ridge", "macs")):
             taus = np.array([row["models"][model]["tau"] for row in own])
-            ends = np.array([row["models"][model]["tau_ci95"] for row in own])
+            ends = np.array([row["models"][model]["tau_ci95"] for row in own]).reshape(-1, 2)
             labels = [row["labels"] for row in own]
-            error = np.abs(ends.T - taus) if len(own) else None
+            error = np.abs(ends.T - taus)
             width = 2.2 if model == "hybrid" else 1.2
             axis.errorbar(labels, taus, error, label=model, color=f"C{place}", linewidth=width, capsize=2)
         axis.set_xscale("log")
@@ -205,6 +206,15 @@ def show(row: dict[str, Any]) -> None:
         )
 
 
+def write(content: dict[str, Any], folder: Path) -> None:
+    """The results so far and their pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = sorted(content["rows"], key=lambda row: (row["table"], row["labels"]))
+    (folder / "predictor.json").write_text(json.dumps({**content, "rows": rows}, indent=1) + "\n")
+    learning_curve(rows, folder / "learning_curve.png")
+    calibration(content["calibration"], folder / "calibration.png")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the published tables")
@@ -217,46 +227,36 @@ def main() -> int:
     given = parser.parse_args()
     trials = QUICK_TRIALS if given.quick else given.trials
     wanted = [name for name in given.only.split(",") if name]
-    rows, calibrated = [], []
+    content: dict[str, Any] = {
+        "command": "python benchmarks/predictor.py --data FOLDER --out DIR",
+        "digits_label_noise": label_noise(load("digits_op_subset", given.data), "accuracy"),
+        "calibration": [],
+        "rows": [],
+    }
+    rows, calibrated = content["rows"], content["calibration"]
     started = time.perf_counter()
     with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
         waiting = {
-            pool.submit(measure, job, given.data, trials, given.seed): "rows"
-            for job in jobs()
-            if not wanted or job.table in wanted
-        }
-        waiting |= {
-            pool.submit(calibrate, name, given.data, min(trials, 10), given.seed): "calibration"
+            pool.submit(calibrate, name, given.data, min(trials, 5), given.seed): calibrated
             for name in ("opsubset300", "nasbench201_cifar10", "nasbench_macro", "digits_op_subset")
             if not wanted or name in wanted
         }
+        waiting |= {
+            pool.submit(measure, job, given.data, trials, given.seed): rows
+            for job in jobs()
+            if not wanted or job.table in wanted
+        }
         for done in as_completed(waiting):
             try:
-                result = done.result()
+                waiting[done].append(done.result())
             except InputError as error:
                 print(error, file=sys.stderr)
                 continue
-            if waiting[done] == "calibration":
-                calibrated.append(result)
-            else:
-                rows.append(result)
-                show(result)
-    rows.sort(key=lambda row: (row["table"], row["labels"]))
-    noise = label_noise(load("digits_op_subset", given.data), "accuracy")
-    content = {
-        "command": "python benchmarks/predictor.py --data FOLDER --out DIR",
-        "trials": trials,
-        "seconds": time.perf_counter() - started,
-        "digits_label_noise": noise,
-        "calibration": calibrated,
-        "rows": rows,
-    }
-    if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "predictor.json").write_text(json.dumps(content, indent=1) + "\n")
-        if not wanted:
-            learning_curve(rows, given.out / "learning_curve.png")
-            calibration(calibrated, given.out / "calibration.png")
+            if waiting[done] is rows:
+                show(rows[-1])
+            content["seconds"] = time.perf_counter() - started
+            if given.out is not None:  # at once: an hour's work must not be lost by its last minute
+                write(content, given.out)
     taus: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
         own = {name: round(model["tau"], 4) for name, model in row["models"].items()}
