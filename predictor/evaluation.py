@@ -54,7 +54,7 @@ class ModelEvaluation:
         tau_top10: tau among the measured best tenth; None where that is too few.
         tau_same_macs: tau among architectures of nearly the same MACs; None without MACs.
         coverage: share of held-out labels in the intervals of each level, by its percentage.
-        weights: mean weight of each component.
+        weights: mean weight of each component that had one in some trial.
         taus: of the single trials, in order; models share the splits, so they may be paired.
     """
 
@@ -253,6 +253,7 @@ def _summary(trials: Sequence[_Trial], speed: float) -> ModelEvaluation:
         low, high = mean_interval(taus)
         spread, interval = float(np.std(taus, ddof=1)), (max(low, -1.0), min(high, 1.0))
     coverage = np.mean([trial.coverage for trial in trials], axis=0)
+    parts = {name for trial in trials for name in trial.weights}
     return ModelEvaluation(
         float(np.mean(taus)),
         spread,
@@ -263,7 +264,7 @@ def _summary(trials: Sequence[_Trial], speed: float) -> ModelEvaluation:
         _mean([trial.top for trial in trials]),
         _mean([trial.band for trial in trials]),
         {f"{level:.0%}": float(share) for level, share in zip(LEVELS, coverage, strict=True)},
-        {name: float(np.mean([trial.weights[name] for trial in trials])) for name in trials[0].weights},
+        {name: float(np.mean([trial.weights.get(name, 0.0) for trial in trials])) for name in sorted(parts)},
         tuple(taus),
     )
 
