@@ -15,7 +15,7 @@ from predictor.structure import Floats
 _BOOSTED = 300
 _RATE = 0.05
 _EXTRA = 200
-_EXTRA_DEPTH = 12
+_EXTRA_LEAVES = 500_000  # of all extra trees, about: many rows grow fewer trees, 50 at least
 _BLOCK = 256  # rows followed at a time: what the trees hold of them stays in the processor's cache
 
 
@@ -103,10 +103,9 @@ def fit_extra(x: Floats, y: Floats, seed: int) -> Trees:
     """Extremely randomised trees (Geurts et al. 2006); the seed decides what is drawn."""
     if not x.shape[1] or len(y) < 2:
         return _constant(float(y.mean()))
-    model = ExtraTreesRegressor(
-        _EXTRA, min_samples_leaf=2, max_features=0.4, max_depth=_EXTRA_DEPTH, random_state=seed
-    ).fit(x, y)
-    return _gathered(list(model.estimators_), 1 / _EXTRA, 0.0)
+    count = min(_EXTRA, max(50, _EXTRA_LEAVES // len(y)))
+    model = ExtraTreesRegressor(count, min_samples_leaf=2, max_features=0.4, random_state=seed).fit(x, y)
+    return _gathered(list(model.estimators_), 1 / count, 0.0)
 
 
 def _constant(value: float) -> Trees:

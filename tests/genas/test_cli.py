@@ -176,7 +176,7 @@ class TestAnswers:
         assert written[0] == "id,accuracy,accuracy_low,accuracy_high,accuracy_distance"
         assert len(written) == 15
         for wrong in (
-            ("predict", tmp_path, table),
+            ("predict", tmp_path / "nothing", table),
             ("predict", home, table, "--level", 1),
             ("predict", home, table, "--out", "x.txt"),
         ):

@@ -22,7 +22,7 @@ Y = X[:, 0] + X[:, 1] * X[:, 2]
         ),
         (
             fit_extra,
-            ExtraTreesRegressor(200, min_samples_leaf=2, max_features=0.4, max_depth=12, random_state=3),
+            ExtraTreesRegressor(200, min_samples_leaf=2, max_features=0.4, random_state=3),
         ),
     ],
 )
