@@ -22,8 +22,8 @@ from supernet.spaces import AnySpace
 _FORMAT = 1
 """Of search.json; another number makes search run again."""
 
-_LOWER_IS_BETTER = ("loss", "seconds")
-"""Metrics of a run that a search must not maximise."""
+_LOWER_IS_BETTER = {"loss", "seconds", "latency", "memory", "error", "ms", "energy"}
+"""Words in the names of metrics that a search must not maximise."""
 
 
 def search(run: Run) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def search(run: Run) -> dict[str, Any]:
     if known is not None and known["made_from"] == made_from and winner_file.is_file():
         return known
     predictor = Predictor.load(run.folder / "predictor")
-    if predictor.metric in _LOWER_IS_BETTER:
+    if _LOWER_IS_BETTER & set(predictor.metric.lower().split("_")):
         raise InputError(f"search: fit.metric is {predictor.metric!r}, of which less is better; expected accuracy")
     if predictor.features:
         raise InputError(

@@ -38,6 +38,7 @@ _SIZES = ("in", "out", "resolution", "macs", "params")
 """Attributes that are no part of a node's kind."""
 _BLOCKS = 64  # those after are taken for the last
 _TIMES = 4  # how often a path holds a kind: 0, 1, 2, 3 or more
+_MOST_PATHS = 1e30  # counts are finite, however many there are
 _COMMON = 0.02  # share of the training graphs that a label must be in
 _LIMITS = {
     "any": 64,
@@ -234,9 +235,8 @@ class FlatEncoder:
         starts = np.bincount(s.targets, minlength=len(s.row)) == 0
         result = np.zeros((len(s.row), what, _TIMES))
         pure = np.zeros((len(s.row), _TIMES))  # weights on paths that hold nothing else
-        first = np.zeros(
-            (len(s.row), width + 1)
-        )  # paths by the kind that they start with; the last column: nothing yet
+        # Paths by the kind that they start with; the last column: those that hold nothing yet.
+        first = np.zeros((len(s.row), width + 1))
         unit_first = np.zeros(width + 1)
         unit_first[-1] = 1
         alone = ~seen.identity & ~seen.weighted
@@ -274,7 +274,8 @@ class FlatEncoder:
             paths = np.where(renewed[:, None, None], unit, result[sources])
             firsts = np.where(renewed[:, None], unit_first, first[sources])
             purely = np.where(renewed[:, None], unit[0], pure[sources])
-            enter(targets[begins], *(np.add.reduceat(values, begins, axis=0) for values in (paths, firsts, purely)))
+            arriving = (np.add.reduceat(values, begins, axis=0) for values in (paths, firsts, purely))
+            enter(targets[begins], *(np.minimum(values, _MOST_PATHS) for values in arriving))
         ends = np.flatnonzero(cut & ~starts)
         owner = s.owner[ends]
 
@@ -314,11 +315,7 @@ class _Seen:
 
         self.macs, self.params = (np.maximum(attribute(name), 0) for name in ("macs", "params"))
         kernel, dilation = attribute("kernel"), attribute("dilation")
-        known = any(node.get("params") > 0 or node.get("macs") > 0 for node in nodes)
-        weighted = [
-            node.get("params") > 0 or node.get("macs") > 0 or (not known and "conv" in node.op) for node in nodes
-        ]
-        self.weighted = np.array(weighted, bool)[s.row]
+        self.weighted = np.array([_has_weights(node) for node in nodes], bool)[s.row]
         identity = [node.op.lower() in IDENTITY_OPS and not node.get("params") > 0 for node in nodes]
         self.identity = np.array(identity, bool)[s.row]
         reach = np.where(kernel > 0, (kernel - 1) * np.maximum(dilation, 1), 0)
@@ -413,6 +410,12 @@ def _subtrees(rounds: int) -> Callable[[_Seen], tuple[list[str], Ints]]:
         return [f"{key:016x}" for key in keys.tolist()], label
 
     return labels
+
+
+def _has_weights(node: Node) -> bool:
+    """By its costs, or by its name where it tells none."""
+    costs = [value for name, value in node.attributes if name in ("macs", "params")]
+    return max(costs) > 0 if costs else "conv" in node.op.lower()
 
 
 def _kind(node: Node) -> str:

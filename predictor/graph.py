@@ -21,6 +21,7 @@ from predictor.settings import GraphPredictorSettings
 
 _CHUNK = 64  # graphs scored at a time: their hidden channels stay in the processor's cache
 _FEWEST_STEPS = 5  # in an epoch
+_MOST_STEPS, _FEWEST_EPOCHS = 1500, 10  # thousands of labels need fewer passes
 _DESCRIBED = 32  # numbers that a graph is described by in pre-training
 _STEEPNESS = 2.0  # how fast the pair loss falls with the difference of two standardised scores
 
@@ -168,6 +169,7 @@ def _train(
 ) -> None:
     count = len(target)
     steps = min(count // 2, max(_FEWEST_STEPS, round(count / settings.batch_size)))
+    epochs = min(settings.epochs, max(_FEWEST_EPOCHS, _MOST_STEPS // steps))
     weights = [value for name, value in ensemble.named_parameters() if name.endswith("weight")]
     biases = [value for name, value in ensemble.named_parameters() if not name.endswith("weight")]
     groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
@@ -175,11 +177,11 @@ def _train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         settings.learning_rate,
-        total_steps=max(steps * settings.epochs, 6),
+        total_steps=max(steps * epochs, 6),
         pct_start=0.2,  # it divides by zero at 5
     )
     ensemble.train()
-    for _ in range(settings.epochs):
+    for _ in range(epochs):
         for drawn in torch.randperm(count, generator=generator).chunk(steps):
             scores = ensemble(graphs.select(drawn.numpy()))
             optimizer.zero_grad()

@@ -17,7 +17,7 @@ class GraphPredictorSettings(Settings):
         width: hidden channels of a node in one network.
         layers: rounds of messages, each one edge far in both directions.
         reverse_edges: messages go against the edges too, not along them alone.
-        epochs: passes over the training graphs.
+        epochs: passes over the training graphs; fewer, 10 at least, where that would be more than 1,500 steps.
         batch_size: graphs in a step; fewer where the table would give less than 5 steps an epoch.
         learning_rate: peak of the one-cycle schedule.
         weight_decay: decoupled weight decay of the weights, not the biases.

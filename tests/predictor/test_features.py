@@ -170,3 +170,20 @@ def test_json_that_does_not_fit_is_refused(cell_table, damage):
     damage(content)
     with pytest.raises((KeyError, ValueError)):
         FlatEncoder.from_json(content)
+
+
+def test_more_paths_than_numbers_can_count():
+    """A block of 1,500 nodes, each fed by all before it: 2 ** 1498 paths, and no infinite column."""
+    count = 1500
+    near = [(start, end) for end in range(count) for start in range(max(end - 4, 0), end)]
+    dense = ArchGraph(tuple(Node("conv") for _ in range(count)), (*near, (0, count - 1)))
+    columns = FlatEncoder.fit([dense, graph("conv conv", (0, 1))]).encode([dense])
+    assert np.isfinite(columns).all()
+
+
+def test_an_operation_has_weights_by_its_own_costs_alone():
+    """What the others of a batch tell of theirs changes nothing."""
+    plain = [graph("input conv pool output", (0, 1), (1, 2), (2, 3)), graph("input pool output", (0, 1), (1, 2))]
+    told = ArchGraph((Node("conv", (("macs", 5.0), ("params", 2.0))),), ())
+    encoder = FlatEncoder.fit([*plain, told])
+    np.testing.assert_allclose(encoder.encode([*plain, told])[:2], encoder.encode(plain), atol=1e-9)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
 
-from predictor.trees import Trees, fit_boosted, fit_extra
+from predictor.trees import Trees, _rounded_down, fit_boosted, fit_extra
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(60, 7)).round(1)  # with ties
@@ -61,3 +63,24 @@ def test_damaged_arrays_are_refused(name, value):
     arrays = fit_boosted(X, Y, 0).to_arrays()
     with pytest.raises(ValueError, match="tree"):
         Trees.from_arrays({**arrays, name: value(arrays[name])})
+
+
+@given(st.floats(-3e38, 3e38))
+def test_a_threshold_rounded_down_compares_as_before(threshold):
+    rounded = _rounded_down(np.array([threshold]))
+    above = np.nextafter(rounded, np.float32(np.inf))
+    assert rounded.dtype == np.float32
+    assert float(rounded[0]) <= threshold < float(above[0])
+
+
+def test_values_on_and_beside_a_threshold_go_as_in_scikit_learn():
+    """Thresholds are of double precision there, of single precision here, features single in both."""
+    theirs = ExtraTreesRegressor(200, min_samples_leaf=2, max_features=0.4, random_state=3).fit(X, Y)
+    trees = fit_extra(X, Y, 3)
+    asked = np.flatnonzero(np.isfinite(trees.threshold))[:500]
+    exact = trees.threshold[asked]
+    rows = np.zeros((3, len(asked), 7), np.float32)
+    for place, values in enumerate((exact, np.nextafter(exact, np.float32(9)), np.nextafter(exact, np.float32(-9)))):
+        rows[place, np.arange(len(asked)), trees.feature[asked]] = values
+    flat = rows.reshape(-1, 7)
+    np.testing.assert_allclose(trees.predict(flat), theirs.predict(flat), atol=1e-12)
