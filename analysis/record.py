@@ -169,8 +169,16 @@ class Searched(_Content):
     best: tuple[Candidate, ...] = Field(min_length=1)
 
 
+class WinnerTrust(_Content):
+    """An interval that holds a label with a given probability, and the distance to the nearest labelled one."""
+
+    level: float
+    interval: tuple[float, float]
+    distance: float
+
+
 class Search(_Content):
-    """``winner/search.json``."""
+    """``winner/search.json``; earlier versions do not tell how far to trust the winner's prediction."""
 
     metric: str
     limits: dict[str, int]
@@ -178,6 +186,7 @@ class Search(_Content):
     random: Searched
     evolution_seconds: float
     seconds: float
+    trust: WinnerTrust | None = None
 
 
 class Role(Costed):

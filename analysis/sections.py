@@ -114,6 +114,14 @@ def summary(record: Record) -> list[tuple[str, str]]:
             ("Search", f"best prediction {best[0]} by evolution, {best[1]} by random search, "
              f"{search.evolution.queries:,} and {search.random.queries:,} queries.")
         )  # fmt: skip
+        if search.trust is not None:
+            low, high = (words.metric(value, fraction) for value in search.trust.interval)
+            lines.append(
+                ("Winner's prediction", f"an architecture like the labelled ones would lie between {low} and {high} "
+                 f"({words.percent(search.trust.level, 0)} interval); the winner was chosen for its prediction, and is "
+                 f"likelier below. It is {search.trust.distance:.1f} times as far from the nearest labelled one as "
+                 f"those are from each other.")
+            )  # fmt: skip
     if evaluation is not None:
         lines.append(("Predictor", f"{words.trust(evaluation)}."))
         if evaluation.proxy is None:

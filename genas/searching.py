@@ -19,7 +19,10 @@ from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
 from supernet.spaces import AnySpace
 
-_FORMAT = 1
+LEVEL = 0.8
+"""Probability of the winner's interval."""
+
+_FORMAT = 2
 """Of search.json; another number makes search run again."""
 
 _LOWER_IS_BETTER = {"loss", "seconds", "latency", "memory", "error", "ms", "energy"}
@@ -30,7 +33,9 @@ def search(run: Run) -> dict[str, Any]:
     """Evolution under the hard limits against the fitted predictor, and random search with as many queries.
 
     Returns:
-        The content of ``winner/search.json``; the winner is written to ``winner/architecture.json``.
+        The content of ``winner/search.json``, ``trust`` among it: the interval of the winner's label, were it drawn as
+        the labelled ones were, and its distance from the nearest of those (1: as far as they are from each other).
+        The winner is written to ``winner/architecture.json``.
 
     Raises:
         InputError: no predictor yet, or limits that no architecture keeps.
@@ -58,10 +63,10 @@ def search(run: Run) -> dict[str, Any]:
         return predictor.predict([space.graph(architecture) for architecture in architectures(space, choices)])
 
     with run_lock(run.folder / "winner"), single_thread():
-        return _search(run, score, predictor.metric, made_from)
+        return _search(run, score, predictor, made_from)
 
 
-def _search(run: Run, score: Score, metric: str, made_from: str) -> dict[str, Any]:
+def _search(run: Run, score: Score, predictor: Predictor, made_from: str) -> dict[str, Any]:
     settings, space, folder = run.settings, run.settings.space, run.folder / "winner"
     started = time.perf_counter()
     found = evolve(space, score, settings.limits, settings.search, np.random.default_rng([settings.seed, 1]))
@@ -70,7 +75,7 @@ def _search(run: Run, score: Score, metric: str, made_from: str) -> dict[str, An
     seconds = time.perf_counter() - started
     content = {
         "made_from": made_from,
-        "metric": metric,
+        "metric": predictor.metric,
         "limits": dict(settings.limits),
         "evolution": _search_json(space, found),
         "random": _search_json(space, drawn),
@@ -78,6 +83,13 @@ def _search(run: Run, score: Score, metric: str, made_from: str) -> dict[str, An
         "seconds": seconds,
     }
     winner = found.best[0]
+    graphs = [space.graph(winner.architecture)]
+    low, high = predictor.interval(predictor.score(graphs), LEVEL)
+    content["trust"] = {
+        "level": LEVEL,
+        "interval": [float(low[0]), float(high[0])],
+        "distance": float(predictor.distance(graphs)[0]),
+    }
     content["earlier_winner"] = _put_aside(folder, winner.architecture.key)
     # What says that the search is done comes last, so that a stop in between leaves nothing that contradicts another.
     (folder / "search.json").unlink(missing_ok=True)

@@ -165,9 +165,20 @@ def found(result: dict[str, Any]) -> str:
             f"{duration(result['evolution_seconds'])} under {limits}{ended}",
             f"  winner {winner['architecture']}: predicted {_score(result, winner['predicted'])}, "
             f"{_costs(winner, result['limits'])}, {winner['params']:,} parameters",
+            f"  {_trusted_winner(result)}",
             f"  random search with as many queries: predicted {_score(result, drawn['predicted'])}",
             *([f"  the earlier winner and its network are kept in {earlier}"] if earlier else []),
         ]
+    )
+
+
+def _trusted_winner(result: dict[str, Any]) -> str:
+    trust = result["trust"]
+    low, high = (_score(result, value) for value in trust["interval"])
+    far = trust["distance"]
+    return (
+        f"an architecture like the labelled ones would lie between {low} and {high} ({trust['level']:.0%} interval); "
+        f"chosen for its prediction, it is likelier below; {far:.1f} times as far from them as they are from each other"
     )
 
 

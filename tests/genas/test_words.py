@@ -100,7 +100,8 @@ def searched(metric="accuracy", limits=None):
     best = {"architecture": "1 1", "predicted": 0.25, "macs": 1_500_000, "params": 1234}
     evolution = {"best": [best], "queries": 1000, "exhausted": False}
     return {"metric": metric, "limits": limits or {}, "evolution": evolution, "evolution_seconds": 1.0,
-            "random": {"best": [{**best, "predicted": 0.125}]}}  # fmt: skip
+            "random": {"best": [{**best, "predicted": 0.125}]},
+            "trust": {"level": 0.8, "interval": [0.2, 0.3], "distance": 1.26}}  # fmt: skip
 
 
 def test_found():
@@ -109,6 +110,8 @@ def test_found():
     assert "winner 1 1: predicted 25.00%, 1.500 M MACs, 1,234 parameters" in text
     assert "random search with as many queries: predicted 12.50%" in text
     assert "no limit" in found(searched())
+    assert "would lie between 20.00% and 30.00% (80% interval)" in text
+    assert "1.3 times as far from them" in text
     assert "predicted loss 0.25," in found(searched("loss"))
 
 
