@@ -34,7 +34,8 @@ def fitted(result: dict[str, Any]) -> str:
         lines.append(f"  nothing was trained: the target is a proxy, not accuracy{_scoring(proxy)}")
     for name, model in result["models"].items():
         low, high = model["tau_ci95"]
-        over = f"{model['tau_splits']:8.3f}" if result["splits"] > 1 else ""
+        mean = model["tau_splits"] if result["splits"] > 1 else None
+        over = "" if mean is None else f"{mean:8.3f}"
         mark = "  searches" if name == result["model"] else ""
         lines.append(f"  {name:6} {model['tau']:6.3f}  [{low:.3f}, {high:.3f}]{over}{mark}")
     if result["splits"] > 1:
