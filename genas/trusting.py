@@ -37,8 +37,9 @@ def judge(table: LabelTable, settings: FitSettings, seed: int) -> dict[str, Any]
 
     Returns:
         ``models``: of each its tau on the first split's held-out rows with a bootstrap interval, and its mean over all
-        splits, None of models that would take long and do not search; ``trust``: of the model that searches what else tells how far its order holds; ``held_out``: of each row
-        held out in the first split what was measured and predicted.
+        splits, None of models that would take long and do not search; ``trust``: of the model that searches what else
+        tells how far its order holds; ``held_out``: of each row held out in the first split what was measured and
+        predicted.
     """
     metric, rows = settings.metric, len(table)
     train_size = min(max(round(settings.train_fraction * rows), 2), rows - 2)
