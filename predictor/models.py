@@ -127,10 +127,10 @@ class _Flat:
     def scores(self, view: View) -> Floats:
         return self.model.predict(view.flat[:, self.columns])
 
-    def deviations(self, view: View) -> Floats:
-        """Standard deviations of a Gaussian process."""
+    def scores_and_deviations(self, view: View) -> tuple[Floats, Floats]:
+        """Of a Gaussian process."""
         assert isinstance(self.model, GaussianProcess)
-        return self.model.predict_with_deviation(view.flat[:, self.columns])[1]
+        return self.model.predict_with_deviation(view.flat[:, self.columns])
 
     def state(self) -> tuple[Arrays, Mapping[str, object]]:
         return {"inputs": self.columns, **self.model.to_arrays()}, {}
@@ -297,7 +297,7 @@ class Predictor:
         Raises:
             InputError: a feature that the fit used is missing.
         """
-        return self.label_scores.value(self.score(graphs, features).scores)
+        return self.label_scores.value(score_models({"": self}, graphs, features, deviations=False)[""].scores)
 
     def score(self, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None = None) -> Scored:
         """Normal scores, whose order is that of :meth:`predict`, and their deviations."""
@@ -461,25 +461,31 @@ def score_models(
     predictors: Mapping[str, Predictor],
     graphs: Sequence[ArchGraph],
     features: Sequence[Mapping[str, float]] | None = None,
+    deviations: bool = True,
 ) -> dict[str, Scored]:
     """What predictors of one :func:`fit_models` say; each component is asked once.
 
     Chunks of graphs are scored side by side, one on each core; memory does not grow with their number.
+
+    Args:
+        deviations: also those of a Gaussian process, which take as long as its scores; without them they are all alike.
     """
     encoder = next(iter(predictors.values())).encoder
     components = {name: part for predictor in predictors.values() for name, part in predictor.components.items()}
 
     def score_chunk(start: int) -> dict[str, Scored]:
         view = _view(encoder, graphs, features, start)
-        scores = {name: component.scores(view) for name, component in components.items()}
-        process = components.get("gaussian")
-        deviations = process.deviations(view) if isinstance(process, _Flat) else None
+        scores, own = {}, None
+        for name, component in components.items():
+            if name == "gaussian" and deviations and isinstance(component, _Flat):
+                scores[name], own = component.scores_and_deviations(view)
+            else:
+                scores[name] = component.scores(view)
         found = {}
         for name, predictor in predictors.items():
-            weighted = [weight * scores[part] for part, weight in predictor.weights.items()]
-            blended = np.asarray(np.sum(weighted, axis=0), np.float64)
-            own = deviations if "gaussian" in predictor.components else None
-            found[name] = Scored(blended, np.full(len(blended), predictor.deviation) if own is None else own)
+            blended = np.sum([weight * scores[part] for part, weight in predictor.weights.items()], axis=0)
+            alike = "gaussian" not in predictor.components
+            found[name] = Scored(blended, np.full(len(blended), predictor.deviation) if alike or own is None else own)
         return found
 
     chunks = _each_chunk(score_chunk, len(graphs))
