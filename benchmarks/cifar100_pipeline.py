@@ -56,7 +56,7 @@ def main() -> None:
         "failed": status["generate"]["failed"],
         "best_validation_accuracy": status["best"]["accuracy"],
         "tau": {name: model["tau"] for name, model in results["fit"]["models"].items()},
-        "tau_ci95": results["fit"]["models"]["graph"]["tau_ci95"],
+        "tau_ci95": results["fit"]["models"]["hybrid"]["tau_ci95"],
         "held_out": results["fit"]["test_size"],
         "test_accuracy": {
             role: {"mean": entry["mean"], "standard_deviation": entry["standard_deviation"], "macs": entry["macs"]}

@@ -90,7 +90,7 @@ generate:
   architectures: 12
   recipe: {epochs: 2, batch_size: 10, learning_rate: 0.05, crop_padding: 1, flip: false}
 workers: {device: cpu, cpu_workers: 1}
-fit: {predictor: {members: 1, width: 4, layers: 1, epochs: 3}}
+fit: {splits: 1, predictor: {members: 1, width: 4, layers: 1, epochs: 3}}
 search: {queries: 200, population: 20, parents: 10}
 retrain: {seeds: 1}
 """

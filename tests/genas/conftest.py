@@ -22,7 +22,7 @@ generate:
   architectures: 14
   recipe: {epochs: 2, batch_size: 10, learning_rate: 0.1, crop_padding: 1, flip: false}
 workers: {device: cpu, cpu_workers: 1, retries: 0}
-fit: {predictor: {members: 1, width: 8, layers: 1, epochs: 5}}
+fit: {splits: 1, predictor: {members: 1, width: 8, layers: 1, epochs: 5}}
 search: {queries: 200, population: 20, parents: 10}
 retrain: {seeds: 2}
 """
