@@ -154,14 +154,12 @@ def _fit_table(table: LabelTable, settings: FitSettings, seed: int, folder: Path
     started = time.perf_counter()
     predictor = fit_predictor(table, settings.metric, settings.model, seed, settings.predictor, bool(settings.features))
     predictor.save(folder)
-    fit_seconds = time.perf_counter() - started
     judged = judge(table, settings, seed)
     return {
         **judged,
         "seed": seed,
         "features": list(predictor.features),
         "weights": dict(predictor.weights),
-        "fit_seconds": fit_seconds,
         "seconds": time.perf_counter() - started,
     }
 
