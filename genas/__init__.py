@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
     from genas.examining import doctor
-    from genas.fitting import fit, fit_zero_cost
+    from genas.fitting import fit, fit_zero_cost, predict
     from genas.generating import export_table, generate
     from genas.linting import lint, lint_run
     from genas.overview import evaluate
@@ -54,6 +54,7 @@ _HOMES = {
     "lint_run": "genas.linting",
     "load_run": "genas.config",
     "memory": "genas.remembering",
+    "predict": "genas.fitting",
     "read_table": "supernet",
     "report": "genas.standing",
     "retrain": "genas.retraining",
@@ -80,6 +81,7 @@ __all__ = [
     "lint_run",
     "load_run",
     "memory",
+    "predict",
     "read_table",
     "report",
     "retrain",

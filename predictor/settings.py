@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from supernet import Settings
 
@@ -37,3 +37,11 @@ class GraphPredictorSettings(Settings):
     pair_weight: Annotated[float, Field(ge=0, le=1)] = 0.8
     pretraining_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_runs(cls, values: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+        """The folders of earlier runs say ``use_features: false``, which is what holds now without ``fit.features``."""
+        if isinstance(values, dict) and values.get("use_features") is False:
+            return {name: value for name, value in values.items() if name != "use_features"}
+        return values

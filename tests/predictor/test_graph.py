@@ -93,3 +93,9 @@ def test_ranking_loss_prefers_the_right_order():
 def test_settings_are_checked(change):
     with pytest.raises(ValidationError):
         GraphPredictorSettings.model_validate(change)
+
+
+def test_settings_of_earlier_runs_are_read():
+    assert GraphPredictorSettings.model_validate({"use_features": False}) == GraphPredictorSettings()
+    with pytest.raises(ValidationError, match="use_features"):
+        GraphPredictorSettings.model_validate({"use_features": True})
