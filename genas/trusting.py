@@ -93,6 +93,8 @@ def judge(table: LabelTable, settings: FitSettings, seed: int) -> dict[str, Any]
     noise = label_noise(table, metric)
     has_macs = np.ptp(first["macs"]) > 0 and settings.model != "macs"
     searching = models[settings.model]
+    if searching["tau_ci95"][0] <= 0:  # a curve through chance tells nothing
+        curve["more_labels"] = None
     sentence = verdict(
         searching["tau"],
         searching["tau_ci95"],
