@@ -1,9 +1,4 @@
-"""Fitted predictors: some components on one encoding of the graphs, weighted by how they rank what they have not seen.
-
-A *component* scores architectures in normal scores (see :mod:`predictor.labels`). A *model* is a few components by
-name. To add a component, write a :data:`Fit` that returns what the Protocol asks for, enter it in :data:`COMPONENTS`
-with its reader, and name it in :data:`MODELS`.
-"""
+"""Fitted predictors: components on one encoding of graphs, weighted by how they rank what they have not seen."""
 
 from __future__ import annotations
 
@@ -14,234 +9,29 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from predictor.encoding import GraphEncoder
-from predictor.features import GROUPS, FlatEncoder
+from predictor.components import COMPONENTS, READERS, Arrays, Component, Fitted, Flat, Task, View
+from predictor.features import FlatEncoder
 from predictor.files import read_predictor, write_predictor
-from predictor.gaussian import GaussianProcess, Term, fit_gaussian
-from predictor.graph import GraphEnsemble, fit_ensemble, member_scores
 from predictor.labels import NormalScores, labels, normal_scores
-from predictor.linear import Linear, Perceptron, fit_perceptron, fit_ridge
 from predictor.settings import GraphPredictorSettings
 from predictor.structure import Floats, Ints, Structure
-from predictor.trees import Trees, fit_boosted, fit_extra
 from predictor.weighting import blend_weights
 from supernet import ArchGraph, InputError, LabelTable
 from supernet.settings import nearest
 
-Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
-
 _Result = TypeVar("_Result")
 
 _FOLDS = 5
-_MOST_GAUSSIAN = 2000  # rows of a Gaussian process: its cost grows with their cube
 _MOST_ROWS = 2000  # training graphs that distances are measured to
 _EVERYTHING = 100.0  # deviations that no label is off by
 _MOST_THREADS = 4
 _CHUNK = 512  # architectures encoded and scored at a time: memory stays flat
 
-
-class View(NamedTuple):
-    """Some graphs as the components see them.
-
-    Attributes:
-        flat: standardised columns of :class:`FlatEncoder`, (graphs, columns).
-        structure: what is alive in them.
-        macs: total of all nodes, dead ones too, (graphs,).
-    """
-
-    flat: Floats
-    structure: Structure
-    macs: Floats
-
-
-class Scored(NamedTuple):
-    """Normal scores of graphs, and how uncertain they are in the same units, each (graphs,)."""
-
-    scores: Floats
-    deviations: Floats
-
-
-class Component(Protocol):
-    """A fitted component."""
-
-    def scores(self, view: View) -> Floats:
-        """Normal scores, larger where the metric is expected to be larger, (graphs,)."""
-
-    def state(self) -> tuple[Mapping[str, NDArray[np.generic]], Mapping[str, object]]:
-        """Arrays, and what JSON can hold."""
-
-
-class Fitted(NamedTuple):
-    """A component, and what it says of each training graph when it has not learnt from that graph's fold."""
-
-    component: Component
-    out_of_fold: Floats
-    deviation: Floats | None = None
-
-
-class Task(NamedTuple):
-    """What a component is fitted to: normal scores ``y`` of the graphs in ``view``, with ``folds`` from 0.
-
-    ``unlabelled`` are graphs to pre-train on, those in ``view`` among them; None where that is not asked for.
-    """
-
-    view: View
-    encoder: FlatEncoder
-    y: Floats
-    folds: Ints
-    seed: int
-    settings: GraphPredictorSettings
-    unlabelled: View | None
-
-
-Fit: TypeAlias = Callable[[Task], Fitted]
-
-
-@dataclass(frozen=True, slots=True)
-class _Macs:
-    """Multiply-accumulates alone: log MACs, standardised."""
-
-    center: float
-    scale: float
-
-    def scores(self, view: View) -> Floats:
-        return np.asarray((np.log1p(np.maximum(view.macs, 0)) - self.center) / self.scale, np.float64)
-
-    def state(self) -> tuple[Arrays, Mapping[str, object]]:
-        return {}, {"center": self.center, "scale": self.scale}
-
-
-@dataclass(frozen=True, slots=True)
-class _Flat:
-    """A model of flat columns: a Gaussian process, trees, ridge or a perceptron."""
-
-    model: GaussianProcess | Trees | Linear | Perceptron
-    columns: Ints
-
-    def scores(self, view: View) -> Floats:
-        return self.model.predict(view.flat[:, self.columns])
-
-    def scores_and_deviations(self, view: View) -> tuple[Floats, Floats]:
-        """Of a Gaussian process."""
-        assert isinstance(self.model, GaussianProcess)
-        return self.model.predict_with_deviation(view.flat[:, self.columns])
-
-    def state(self) -> tuple[Arrays, Mapping[str, object]]:
-        return {"inputs": self.columns, **self.model.to_arrays()}, {}
-
-
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    """An ensemble of graph networks, which sees some flat columns besides the graph."""
-
-    encoder: GraphEncoder
-    ensemble: GraphEnsemble
-    columns: Ints
-    settings: GraphPredictorSettings
-
-    def scores(self, view: View) -> Floats:
-        encoded = self.encoder.encode(view.structure, _SCALARS * view.flat[:, self.columns])
-        return np.asarray(member_scores(self.ensemble, encoded).mean(axis=1), np.float64)
-
-    def state(self) -> tuple[Arrays, Mapping[str, object]]:
-        arrays = {f"network.{name}": value.numpy() for name, value in self.ensemble.state_dict().items()}
-        content = {"encoder": self.encoder.to_json(), "settings": self.settings.model_dump()}
-        return {"inputs": self.columns, **arrays}, content
-
-
-_SCALARS = 0.2
-"""Flat columns are many and rank badly alone: small numbers make a graph network learn them late."""
-
-
-def _fit_macs(task: Task) -> Fitted:
-    values = np.log1p(np.maximum(task.view.macs, 0))
-    component = _Macs(float(values.mean()), max(float(values.std()), 1e-9))
-    return Fitted(component, component.scores(task.view))
-
-
-def _flat(groups: Sequence[str], fit: Callable[[Floats, Floats, int], Trees | Linear | Perceptron]) -> Fit:
-    """Fit to some groups of columns, and once more without each fold."""
-
-    def fitted(task: Task) -> Fitted:
-        columns = task.encoder.group(*groups, "features")
-        x = task.view.flat[:, columns]
-        out_of_fold = np.empty(len(task.y))
-        for fold in np.unique(task.folds):
-            inside = task.folds == fold
-            out_of_fold[inside] = fit(x[~inside], task.y[~inside], task.seed).predict(x[inside])
-        return Fitted(_Flat(fit(x, task.y, task.seed), columns), out_of_fold)
-
-    return fitted
-
-
-def _fit_gaussian(task: Task) -> Fitted:
-    chosen = np.arange(len(task.y))
-    if len(chosen) > _MOST_GAUSSIAN:
-        chosen = np.sort(np.random.default_rng(task.seed).choice(chosen, _MOST_GAUSSIAN, replace=False))
-    group = task.encoder.group
-    terms = [
-        Term("linear", group("place")),
-        Term("linear", group("summary", "stage")),
-        Term("matern", group("summary", "stage")),
-        Term("matern", group("summary", "paths")),
-        Term("matern", group("subtree")),
-        Term("linear", group("features")),
-        Term("matern", group("features")),
-        Term("matern", group("summary", "paths", "features") if task.encoder.features else group()),
-    ]
-    x, y = task.view.flat[chosen], task.y[chosen]
-    process = fit_gaussian(x, y, terms, task.seed)
-    columns = np.arange(task.encoder.width)
-    mean, deviation = process.out_of_fold(y, task.folds[chosen])
-    if len(chosen) == len(task.y):
-        return Fitted(_Flat(process, columns), mean, deviation)
-    all_mean, all_deviation = process.predict_with_deviation(task.view.flat)
-    all_mean[chosen], all_deviation[chosen] = mean, deviation
-    return Fitted(_Flat(process, columns), all_mean, all_deviation)
-
-
-def _graph(*groups: str) -> Fit:
-    """Train members that each leave out a fold, so that out-of-fold scores cost nothing."""
-
-    def fitted(task: Task) -> Fitted:
-        settings = task.settings
-        columns = task.encoder.group(*groups)
-        encoder = GraphEncoder.fit(task.view.structure)
-        encoded = encoder.encode(task.view.structure, _SCALARS * task.view.flat[:, columns])
-        described = None
-        if task.unlabelled is not None:
-            told = task.unlabelled.flat[:, task.encoder.group("summary", "stage", "paths")]
-            scalars = _SCALARS * task.unlabelled.flat[:, columns]
-            described = (encoder.encode(task.unlabelled.structure, scalars), told)
-        ensemble = fit_ensemble(encoder, encoded, task.y, settings, task.seed, task.folds, described)
-        scores = member_scores(ensemble, encoded)
-        without = np.arange(settings.members)[None] % (task.folds.max() + 1) == task.folds[:, None]
-        chosen = np.where(without.any(axis=1, keepdims=True), without, True)
-        out_of_fold = (scores * chosen).sum(axis=1) / chosen.sum(axis=1)
-        return Fitted(_Graph(encoder, ensemble, columns, settings), out_of_fold)
-
-    return fitted
-
-
-_ALL = tuple(group for group in GROUPS if group != "features")
-
-COMPONENTS: dict[str, Fit] = {
-    "macs": _fit_macs,
-    "ridge": _flat(("place",), lambda x, y, seed: fit_ridge(x, y)),
-    "perceptron": _flat(("place",), fit_perceptron),
-    "gaussian": _fit_gaussian,
-    "boosted": _flat(_ALL, fit_boosted),
-    "extra": _flat(_ALL, fit_extra),
-    "graph": _graph("features"),
-    "informed": _graph("summary", "paths", "features"),
-}
-"""What fits each component. ``graph`` sees the graph alone, ``informed`` its summary and counts of paths besides."""
 
 MODELS: dict[str, tuple[str, ...]] = {
     "hybrid": ("gaussian", "boosted", "extra", "graph", "informed"),
@@ -253,6 +43,13 @@ MODELS: dict[str, tuple[str, ...]] = {
     "macs": ("macs",),
 }
 """Components of each model; ``hybrid`` is the default."""
+
+
+class Scored(NamedTuple):
+    """Normal scores of graphs, and how uncertain they are in the same units, each (graphs,)."""
+
+    scores: Floats
+    deviations: Floats
 
 
 @dataclass(frozen=True)
@@ -477,7 +274,7 @@ def score_models(
         view = _view(encoder, graphs, features, start)
         scores, own = {}, None
         for name, component in components.items():
-            if name == "gaussian" and deviations and isinstance(component, _Flat):
+            if name == "gaussian" and deviations and isinstance(component, Flat):
                 scores[name], own = component.scores_and_deviations(view)
             else:
                 scores[name] = component.scores(view)
@@ -526,7 +323,7 @@ def _from_parts(arrays: Arrays, content: Mapping[str, Any]) -> Predictor:
     components = {}
     for name, state in content["components"].items():
         own = {key.partition("/")[2]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
-        components[name] = _READERS[name](own, state, encoder.width)
+        components[name] = READERS[name](own, state, encoder.width)
     weights = {str(name): float(weight) for name, weight in content["weights"].items()}
     rows = np.asarray(arrays["rows"], np.float32)
     scores, values, surprises = (
@@ -548,49 +345,6 @@ def _from_parts(arrays: Arrays, content: Mapping[str, Any]) -> Predictor:
         rows,
         float(content["reach"]),
     )
-
-
-def _read_flat(model: type[GaussianProcess] | type[Trees] | type[Linear] | type[Perceptron]) -> Reader:
-    def read(arrays: Arrays, state: Mapping[str, Any], width: int) -> Component:
-        own = {name: value for name, value in arrays.items() if name != "inputs"}
-        return _Flat(model.from_arrays(own), _columns(arrays, width))
-
-    return read
-
-
-def _read_graph(arrays: Arrays, state: Mapping[str, Any], width: int) -> Component:
-    settings = GraphPredictorSettings.model_validate(state["settings"])
-    encoder, columns = GraphEncoder.from_json(state["encoder"]), _columns(arrays, width)
-    ensemble = GraphEnsemble(encoder, len(columns), settings, torch.Generator())
-    ensemble.load_state_dict(
-        {
-            name.removeprefix("network."): torch.from_numpy(np.array(value))
-            for name, value in arrays.items()
-            if name.startswith("network.")
-        }
-    )
-    return _Graph(encoder, ensemble.eval(), columns, settings)
-
-
-def _columns(arrays: Arrays, width: int) -> Ints:
-    columns = np.asarray(arrays["inputs"], np.int64)
-    if columns.ndim != 1 or (len(columns) and not 0 <= columns.min() <= columns.max() < width):
-        raise ValueError("a component names a column that is not there")
-    return columns
-
-
-Reader: TypeAlias = Callable[[Arrays, Mapping[str, Any], int], Component]
-
-_READERS: dict[str, Reader] = {
-    "macs": lambda arrays, state, width: _Macs(float(state["center"]), float(state["scale"])),
-    "ridge": _read_flat(Linear),
-    "perceptron": _read_flat(Perceptron),
-    "gaussian": _read_flat(GaussianProcess),
-    "boosted": _read_flat(Trees),
-    "extra": _read_flat(Trees),
-    "graph": _read_graph,
-    "informed": _read_graph,
-}
 
 
 def _nearest(one: Floats, other: Floats) -> Floats:
