@@ -186,8 +186,9 @@ def fit(
         runs = [_with_metric(loaded, name) for name in names]
         if out is not None:
             content = None if table is None else read_table(table)
-            for name in names if content is not None else ():
-                content.metric(name)  # at once: fitting the others may take long
+            if content is not None:
+                for name in names:
+                    content.metric(name)  # at once: fitting the others may take long
             results = {
                 name: stage(each, content, out=out if len(names) == 1 else out / check_name(name))
                 for name, each in zip(names, runs, strict=True)
