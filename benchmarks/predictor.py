@@ -1,9 +1,9 @@
 """Kendall tau of every model on published tables, ablations of the hybrid, its calibration and its learning curve.
 
-    python benchmarks/predictor.py --data FOLDER [--out DIR] [--trials 20] [--only NAME,...] [--workers 2] [--quick]
+    python benchmarks/predictor.py [--data FOLDER] [--out DIR] [--trials 20] [--only NAME,...] [--workers 2] [--quick]
 
-FOLDER holds the published tables that benchmarks/tables.py turns into graph tables; where it lacks one, its lines are
-left out. All models learn from the same random rows and rank the same others, at most 4,000. Settings were chosen on
+FOLDER holds the published tables that benchmarks/tables.py turns into graph tables, and has the same default; where it
+lacks one, its lines are left out. All models learn from the same random rows and rank the same others, at most 4,000. Settings were chosen on
 splits with other seeds of these tables. DIR gets predictor.json, calibration.png and learning_curve.png. The last line
 is one JSON object: tau by table, labels and model. Hardware: any CPU; one process a core, one thread each.
 """
@@ -30,7 +30,7 @@ import torch
 from matplotlib.figure import Figure
 
 import predictor.models
-from benchmarks.tables import TABLES, lines
+from benchmarks.tables import DATA, TABLES, lines
 from predictor import MODELS, GraphPredictorSettings, Split, evaluate, fit_models, random_splits
 from predictor.models import score_models
 from predictor.trust import label_noise
@@ -217,7 +217,7 @@ def write(content: dict[str, Any], folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the published tables")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the published tables")
     parser.add_argument("--out", type=Path, help="folder for predictor.json and the pictures")
     parser.add_argument("--trials", type=int, default=20, help="random splits (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits and fits (default: 0)")

@@ -1,8 +1,8 @@
 """Published measurements as graph-table files, which `genas evaluate` and every predictor read.
 
-    python benchmarks/tables.py OUTDIR --data FOLDER [--only NAME,NAME]
+    python benchmarks/tables.py OUTDIR [--data FOLDER] [--only NAME,NAME]
 
-FOLDER holds the published tables (opsubset_cifar100_300.csv, nasbench201.csv, nasbench201_split.csv,
+FOLDER (tables in GENAS_DATA, or in shared/data beside the checkout, where left out) holds the published tables (opsubset_cifar100_300.csv, nasbench201.csv, nasbench201_split.csv,
 nasbench201_latency_ms.csv, nasbench_macro_cifar10.csv, random_families_cifar10c.csv); what is missing is left out.
 Written are opsubset300.jsonl, nasbench201_cifar10.jsonl (and _cifar100, _imagenet16), nasbench_macro.jsonl, and
 families_densenet_N.jsonl and families_resnet_N.jsonl for N training images. Networks of NAS-Bench-201 are written as
@@ -16,6 +16,7 @@ import argparse
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from supernet.families import used_nodes
 from supernet.nasbench201 import EDGES, OPERATION_NAMES
 from supernet.table import write_table
 
+DATA = Path(os.environ.get("GENAS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "tables"
 DATASETS = ("cifar10", "cifar100", "imagenet16")
 PROXIES = ("hook_logdet", "synflow", "snip")
 CORRUPTIONS = 19
@@ -140,7 +142,7 @@ TABLES: dict[str, Callable[[Path], LabelTable]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the published tables")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the published tables")
     parser.add_argument("--only", default="", help="names of files, by commas (default: all)")
     given = parser.parse_args()
     names = [name for name in given.only.split(",") if name] or list(TABLES)
