@@ -2,8 +2,9 @@
 
     python benchmarks/tables.py OUTDIR [--data FOLDER] [--only NAME,NAME]
 
-FOLDER (tables in GENAS_DATA, or in shared/data beside the checkout, where left out) holds the published tables (opsubset_cifar100_300.csv, nasbench201.csv, nasbench201_split.csv,
-nasbench201_latency_ms.csv, nasbench_macro_cifar10.csv, random_families_cifar10c.csv); what is missing is left out.
+FOLDER holds the published tables: opsubset_cifar100_300.csv, nasbench201.csv, nasbench201_split.csv,
+nasbench201_latency_ms.csv, nasbench_macro_cifar10.csv, random_families_cifar10c.csv. Where it is left out, it is tables
+in GENAS_DATA, or in shared/data beside the checkout. What is missing is left out.
 Written are opsubset300.jsonl, nasbench201_cifar10.jsonl (and _cifar100, _imagenet16), nasbench_macro.jsonl, and
 families_densenet_N.jsonl and families_resnet_N.jsonl for N training images. Networks of NAS-Bench-201 are written as
 one cell, six operations between an input and an output, each with its MACs and parameters in all cells of the network;
