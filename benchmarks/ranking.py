@@ -87,7 +87,7 @@ ABLATIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     "no reverse edges": (("reverse_edges", False),),
     "squared error alone": (("pair_weight", 0.0),),
     "pre-training on the labelled graphs": (("pretraining_steps", 200),),
-    "one network in place of ten": (("members", 1),),
+    "five networks in place of ten": (("members", 5),),
 }
 
 PARTS = {

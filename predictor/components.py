@@ -186,7 +186,9 @@ def _graph(*groups: str) -> Fit:
     """Train members that each leave out a fold, so that out-of-fold scores cost nothing."""
 
     def fitted(task: Task) -> Fitted:
-        settings = task.settings
+        folds = int(task.folds.max()) + 1
+        members = max(task.settings.members, folds)  # each fold must be left out by one
+        settings = task.settings.model_copy(update={"members": members})
         columns = task.encoder.group(*groups)
         encoder = GraphEncoder.fit(task.view.structure)
         encoded = encoder.encode(task.view.structure, _SCALARS * task.view.flat[:, columns])
@@ -197,9 +199,8 @@ def _graph(*groups: str) -> Fit:
             described = (encoder.encode(task.unlabelled.structure, scalars), told)
         ensemble = fit_ensemble(encoder, encoded, task.y, settings, task.seed, task.folds, described)
         scores = member_scores(ensemble, encoded)
-        without = np.arange(settings.members)[None] % (task.folds.max() + 1) == task.folds[:, None]
-        chosen = np.where(without.any(axis=1, keepdims=True), without, True)
-        out_of_fold = (scores * chosen).sum(axis=1) / chosen.sum(axis=1)
+        without = np.arange(members)[None] % folds == task.folds[:, None]
+        out_of_fold = (scores * without).sum(axis=1) / without.sum(axis=1)
         return Fitted(_Graph(encoder, ensemble, columns, settings), out_of_fold)
 
     return fitted

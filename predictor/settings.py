@@ -13,7 +13,7 @@ class GraphPredictorSettings(Settings):
     """Settings of the graph predictor.
 
     Attributes:
-        members: networks in the ensemble.
+        members: networks in each ensemble, at least 5, so that every label is foreign to one.
         width: hidden channels of a node in one network.
         layers: rounds of messages, each one edge far in both directions.
         reverse_edges: messages go against the edges too, not along them alone.

@@ -196,6 +196,17 @@ def test_distance_is_nothing_to_training_graphs_and_grows(fitted, op_subset_tabl
     assert fitted["hybrid"].distance(cell_table.graphs).min() > distance.max()
 
 
+def test_out_of_fold_scores_are_of_members_that_have_not_seen_the_label(op_subset_table):
+    """Labels by chance are predicted no better than chance, however few members are asked for."""
+    random = np.random.default_rng(0)
+    rows = tuple(LabelRow(row.id, row.graph, {"m": float(random.normal())}) for row in op_subset_table.rows)
+    for members in (1, 7):
+        settings = SMALL.model_copy(update={"members": members, "epochs": 60})
+        predictor = fit_predictor(LabelTable(rows), "m", "graph", 0, settings)
+        # As far off as the labels spread: what was learnt by heart would be told far better.
+        assert np.mean(predictor.surprises**2) ** 0.5 * predictor.deviation > 0.9
+
+
 def test_an_unknown_model(op_subset_table):
     with pytest.raises(InputError, match="model 'hybird' does not exist"):
         fit_predictor(op_subset_table, "accuracy", "hybird")
