@@ -173,7 +173,7 @@ class Structure:
         output = np.where(has_named[owner], named, ~leads & (flow.level == deepest[owner])) & ~zero
         kept = ~zero[sources] & ~zero[targets]
         given = (np.bincount(targets, minlength=total) == 0) & ~zero
-        inner = Flow.of(total, sources[kept], targets[kept])
+        inner = flow if kept.all() else Flow.of(total, sources[kept], targets[kept])
         reached = inner.along(given[:, None].astype(np.float64), np.maximum)[:, 0] > 0
         back = Flow.of(total, targets[kept], sources[kept])
         live = reached & (back.along(output[:, None].astype(np.float64), np.maximum)[:, 0] > 0)
@@ -184,7 +184,9 @@ class Structure:
         count = int(live.sum())
         all_row, all_owner = row, owner
         row, owner, output = row[live], owner[live], output[live]
-        forward, backward = Flow.of(count, sources, targets), Flow.of(count, targets, sources)
+        forward, backward = inner, back
+        if count < total:
+            forward, backward = Flow.of(count, sources, targets), Flow.of(count, targets, sources)
         paths, after = forward.log_paths(), backward.log_paths()
         whole = np.full(len(graphs), -np.inf)
         np.logaddexp.at(whole, owner[output], paths[output])
