@@ -82,6 +82,14 @@ def test_so_few_architectures_say_nothing():
     assert tau_interval([1, 1, 1], [1, 2, 3], 0) == (0, 0)  # whatever is drawn
 
 
+def test_a_perfect_order_of_few_is_not_certain():
+    values = np.arange(8.0)
+    low, high = tau_interval(values, values, 0)
+    assert (low, high) == (pytest.approx(2 * 0.025**0.25 - 1), 1)  # four pairs in order
+    assert tau_interval(values, -values, 0) == (-1, pytest.approx(-low))
+    assert tau_interval(np.arange(100.0), np.arange(100.0), 0)[0] > 0.8
+
+
 def test_mean_interval_is_students():
     low, high = mean_interval([1.0, 2.0, 3.0])
     assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, 2.0, 1 / math.sqrt(3)))
