@@ -4,7 +4,6 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="`torch.jit.script", category=Warning)
-    from torch_geometric.data import Batch
     from torch_geometric.nn import MessagePassing
 
-__all__ = ["Batch", "MessagePassing"]
+__all__ = ["MessagePassing"]

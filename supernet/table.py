@@ -82,12 +82,6 @@ class LabelTable:
                 raise InputError(f"metric {name!r} is missing in row {row.id!r}; {nearest(name, self.metric_names)}")
         return np.array([row.metrics[name] for row in self.rows], dtype=np.float64)
 
-    def choices(self) -> NDArray[np.int64] | None:
-        """The choice matrix, or None when any row has none."""
-        if not self.rows or any(row.choices is None for row in self.rows):
-            return None
-        return np.array([row.choices for row in self.rows], dtype=np.int64)
-
     def subset(self, positions: NDArray[np.int64]) -> LabelTable:
         """The rows at these positions, in this order."""
         return LabelTable(tuple(self.rows[int(position)] for position in positions))

@@ -123,3 +123,12 @@ def test_what_trains_nothing_leaves_torch_alone(modules):
     check = f"import sys, {modules}; print({{'torch', 'torch_geometric', 'sklearn'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_benchmark_that_has_the_name_of_a_package_gives_way_to_it(tmp_path):
+    """Python looks in a script's folder first, and there lies benchmarks/predictor.py."""
+    script = ROOT / "benchmarks" / "tables.py"
+    command = [sys.executable, script, tmp_path, "--data", tmp_path, "--only", "opsubset300"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "opsubset_cifar100_300.csv: cannot read the table" in done.stderr

@@ -122,9 +122,7 @@ def test_choices_of_layers_are_found_without_attributes(op_subset_table: LabelTa
     ]
     encoder = FlatEncoder.fit(bare)
     place = encoder.encode(bare)[:, encoder.group("place")]
-    choices = op_subset_table.choices()
-    assert choices is not None
-    bits = choices.astype(float)
+    bits = np.array([row.choices for row in op_subset_table.rows], float)
     design = np.concatenate([place, np.ones((len(place), 1))], axis=1)
     solved, *_ = np.linalg.lstsq(design, bits, rcond=None)
     assert np.abs(design @ solved - bits).max() < 1e-6

@@ -148,7 +148,6 @@ def test_table_access():
     assert len(table) == 5
     assert table.metric_names == ["accuracy", "loss"]
     np.testing.assert_array_equal(table.metric("accuracy"), [0, 0.1, 0.2, 0.3, 0.4])
-    np.testing.assert_array_equal(table.choices(), [[number, 0] for number in range(5)])
     some = table.subset(np.array([3, 0]))
     assert [row.id for row in some.rows] == ["a3", "a0"]
     assert some.graphs == [GRAPH, GRAPH]
@@ -158,6 +157,3 @@ def test_table_access():
         LabelTable((rows[1], rows[1]))
     with pytest.raises(InputError, match=r"rows have \[1, 2\] choices"):
         LabelTable((rows[1], LabelRow("b", GRAPH, {"accuracy": 1}, choices=(1,))))
-    mixed = LabelTable((rows[1], LabelRow("b", GRAPH, {"accuracy": 1})))
-    assert mixed.choices() is None
-    assert LabelTable(()).choices() is None
