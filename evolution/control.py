@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from evolution.archive import Archive
+from supernet.limits import Limits, told, within
 from supernet.moves import redraw
 from supernet.settings import InputError, nearest
-from supernet.space import Architecture, Choices, SearchSpace, architectures, within
+from supernet.space import Architecture, Choices, SearchSpace, architectures
 
 _POOL = 2000
 _WALKERS = 256
@@ -34,7 +35,7 @@ class Match:
 def closest_in_macs(
     space: SearchSpace,
     target: int,
-    limits: dict[str, int],
+    limits: Limits,
     random: np.random.Generator,
     cost: str = "macs",
     tolerance: float = 0.02,
@@ -69,7 +70,7 @@ def closest_in_macs(
             tolerance *= 2
             match = _first(space, pool, target, cost, tolerance, excluded)
     if match is None:
-        raise InputError(f"control: every architecture found within {limits or 'no limits'} is excluded")
+        raise InputError(f"control: every architecture found within {told(limits)} is excluded")
     return match
 
 
@@ -89,7 +90,7 @@ def _approach(
     space: SearchSpace,
     rows: Choices,
     target: int,
-    limits: dict[str, int],
+    limits: Limits,
     random: np.random.Generator,
     cost: str,
     tolerance: float,

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from evolution.archive import Archive
 from evolution.gaussian import normal_ranks, posterior, squared_distances
 from evolution.search import Score, SearchSettings, evolve
+from supernet.limits import Limits, within
 from supernet.settings import InputError
-from supernet.space import Choices, SearchSpace, within
+from supernet.space import Choices, SearchSpace
 
 Features: TypeAlias = Callable[[Choices], NDArray[np.float64]]
 """From canonical choices to numbers that may tell about the score, (architectures, numbers); none may be NaN."""
@@ -61,14 +62,14 @@ class Strategy(Protocol):
         random: np.random.Generator,
         *,
         first: Choices | None = None,
-        limits: dict[str, int] | None = None,
+        limits: Limits | None = None,
     ) -> Trace:
         """Pay for ``budget`` architectures, fewer only where there are no more; the same seed gives the same.
 
         Args:
             score: from canonical choices to one finite number each, higher is better.
             first: what to pay for first, best first, such as the best of many by a cheap score.
-            limits: largest allowed value of each cost named.
+            limits: what costs may be, see :mod:`supernet.limits`.
 
         Raises:
             InputError: a budget below 1, a limit that no architecture keeps, or a score that is not one finite number
@@ -79,7 +80,7 @@ class Strategy(Protocol):
 class _Payments:
     """What was paid for so far, through the one gate that lets nothing pass twice."""
 
-    def __init__(self, space: SearchSpace, score: Score, budget: int, limits: dict[str, int] | None) -> None:
+    def __init__(self, space: SearchSpace, score: Score, budget: int, limits: Limits | None) -> None:
         if budget < 1:
             raise InputError(f"budget: expected at least 1 architecture to pay for, got {budget}")
         self.archive = Archive(space, limits or {})
@@ -114,7 +115,7 @@ def random_strategy(
     random: np.random.Generator,
     *,
     first: Choices | None = None,
-    limits: dict[str, int] | None = None,
+    limits: Limits | None = None,
 ) -> Trace:
     """Whatever ``first`` has, then random architectures. See :class:`Strategy`."""
     payments = _Payments(space, score, budget, limits)
@@ -129,7 +130,7 @@ def evolution_strategy(
     random: np.random.Generator,
     *,
     first: Choices | None = None,
-    limits: dict[str, int] | None = None,
+    limits: Limits | None = None,
     population: int = 10,
     parents: int = 5,
 ) -> Trace:
@@ -148,7 +149,7 @@ def aging_strategy(
     random: np.random.Generator,
     *,
     first: Choices | None = None,
-    limits: dict[str, int] | None = None,
+    limits: Limits | None = None,
     population: int = 10,
     sample: int = 3,
 ) -> Trace:
@@ -189,7 +190,7 @@ def model_strategy(
     random: np.random.Generator,
     *,
     first: Choices | None = None,
-    limits: dict[str, int] | None = None,
+    limits: Limits | None = None,
     features: Features | None = None,
     candidates: Choices | None = None,
     start: int | None = None,
@@ -233,7 +234,7 @@ class _Pool:
     def __init__(
         self,
         space: SearchSpace,
-        limits: dict[str, int],
+        limits: Limits,
         features: Features | None,
         paid: Choices,
         candidates: Choices | None,

@@ -19,7 +19,8 @@ from supernet.moves import redraw
 from supernet.operations import node_costs
 from supernet.sampling import feasible, up_to
 from supernet.settings import UnavailableError
-from supernet.space import check_cost, within
+from supernet.limits import within
+from supernet.space import check_cost
 
 if TYPE_CHECKING:
     from genas.config import Run

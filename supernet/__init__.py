@@ -7,6 +7,7 @@ from supernet.darts import Darts
 from supernet.davidnet import DavidNet
 from supernet.families import Families
 from supernet.graph import ArchGraph, Node
+from supernet.limits import Bound, Limits
 from supernet.nasbench201 import NasBench201
 from supernet.op_subset import OpSubset
 from supernet.operations import COST_NAMES, Costs, graph_costs
@@ -20,6 +21,7 @@ __all__ = [
     "COST_NAMES",
     "ArchGraph",
     "Architecture",
+    "Bound",
     "Choices",
     "Costs",
     "Darts",
@@ -28,6 +30,7 @@ __all__ = [
     "InputError",
     "LabelRow",
     "LabelTable",
+    "Limits",
     "NasBench201",
     "Node",
     "OpSubset",

@@ -19,9 +19,24 @@ def redraw(
     Args:
         where: the choices to change, shape (architectures, choices).
     """
-    counts = np.asarray(cardinalities)
-    steps = 1 + (random.random(choices.shape) * (counts - 1)).astype(np.int64)
-    return np.where(where, (choices + steps) % counts, choices).astype(np.int8)
+    rows, places = np.nonzero(where)
+    counts = np.asarray(cardinalities)[places]
+    steps = 1 + (random.random(len(rows)) * (counts - 1)).astype(np.int64)
+    result = choices.astype(np.int8)
+    result[rows, places] = (result[rows, places] + steps) % counts
+    return result
+
+
+def step(choices: Choices, cardinalities: tuple[int, ...], random: np.random.Generator) -> Choices:
+    """Redraw one choice of each row or two, each change as likely as the one back."""
+    counts, every = np.asarray(cardinalities), np.arange(len(choices))
+    moved = choices.copy()
+    first, second = random.integers(len(counts), size=(2, len(every)))
+    for places, again in ((first, np.False_), (second, second == first)):
+        steps = 1 + (random.random(len(every)) * (counts[places] - 1)).astype(np.int64)
+        old = moved[every, places]
+        moved[every, places] = np.where(again, old, (old + steps) % counts[places])
+    return moved
 
 
 def swap(choices: Choices, cardinalities: tuple[int, ...], random: np.random.Generator) -> Choices:
@@ -47,7 +62,7 @@ def swap(choices: Choices, cardinalities: tuple[int, ...], random: np.random.Gen
 
 def crossover(first: Choices, second: Choices, random: np.random.Generator) -> Choices:
     """Uniform crossover: each choice of a child comes from either parent with equal chance."""
-    return np.where(random.random(first.shape) < 0.5, first, second).astype(np.int8)
+    return np.where(random.integers(0, 2, size=first.shape, dtype=np.bool_), first, second).astype(np.int8, copy=False)
 
 
 def single_changes(choices: NDArray[np.int8], cardinalities: tuple[int, ...]) -> Choices:

@@ -298,6 +298,22 @@ def graph_costs(graph: ArchGraph) -> Costs:
     return Costs(*(sum(column) for column in zip(*(node_costs(node) for node in graph.nodes), strict=True)))
 
 
+@lru_cache(maxsize=65536)
+def node_depth(node: Node) -> int:
+    """Convolutions and linear layers of one node, which follow each other."""
+    return sum(layer.kind in ("conv", "shifted_conv", "linear") for layer in layers(node))
+
+
+def graph_depth(graph: ArchGraph) -> int:
+    """Convolutions and linear layers on the longest path of a network."""
+    depths = [0] * len(graph.nodes)
+    before = graph.predecessors()
+    for position in graph.order():
+        ahead = max((depths[source] for source in before[position]), default=0)
+        depths[position] = ahead + node_depth(graph.nodes[position])
+    return max(depths)
+
+
 def operation(op: str, name: str = "", **attributes: float) -> Node:
     """A node that can be built, with its ``macs`` and ``params`` filled in.
 

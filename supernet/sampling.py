@@ -9,13 +9,15 @@ level kept estimates the share of the space that is feasible.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from supernet.limits import Limits, bounds, check_limits, excess, told, within
+from supernet.moves import step
 from supernet.settings import InputError
-from supernet.space import Choices, SearchSpace, check_cost, check_limits
+from supernet.space import Choices, SearchSpace
 
 _BATCHES = (1024,) * 64 + (65_536,) * 400
 """Draws at a time, 26 million in all."""
@@ -37,7 +39,7 @@ _STALE_WALKS = 24
 
 
 def sample_distinct(
-    space: SearchSpace, count: int, random: np.random.Generator, limits: Mapping[str, int] | None = None
+    space: SearchSpace, count: int, random: np.random.Generator, limits: Limits | None = None
 ) -> Choices:
     """Canonical rows, no network twice, within hard limits, in order of drawing.
 
@@ -45,7 +47,7 @@ def sample_distinct(
     The first rows do not depend on ``count``, so that a larger plan only adds to a smaller one.
 
     Args:
-        limits: largest allowed value for each cost named.
+        limits: what costs may be, see :mod:`supernet.limits`.
 
     Raises:
         InputError: a limit below the cheapest architecture, or too few architectures found.
@@ -55,13 +57,13 @@ def sample_distinct(
     rows = up_to(space, count, random, limits)
     if len(rows) < count:
         raise InputError(
-            f"sampling: found {len(rows)} distinct architectures within {limits or 'no limits'}, "
+            f"sampling: found {len(rows)} distinct architectures within {told(limits)}, "
             f"expected {count}; ask for fewer or raise the limit"
         )
     return rows
 
 
-def up_to(space: SearchSpace, count: int, random: np.random.Generator, limits: Mapping[str, int]) -> Choices:
+def up_to(space: SearchSpace, count: int, random: np.random.Generator, limits: Limits) -> Choices:
     """As :func:`sample_distinct`, but fewer rows where no more are found."""
     seen: set[bytes] = set()
     rows: list[NDArray[np.int8]] = []
@@ -82,7 +84,7 @@ def up_to(space: SearchSpace, count: int, random: np.random.Generator, limits: M
 
 
 def feasible(
-    space: SearchSpace, limits: Mapping[str, int], random: np.random.Generator
+    space: SearchSpace, limits: Limits, random: np.random.Generator
 ) -> Iterator[tuple[Choices, float]]:
     """Batches of canonical rows within the limits, and what share of the patience for new ones each has cost.
 
@@ -92,7 +94,7 @@ def feasible(
     drawn = kept = 0
     for batch in _BATCHES:
         rows = space.canonical(space.sample(batch, random))
-        fits = _excess(space, rows, limits) <= 1
+        fits = within(space, rows, limits)
         drawn, kept = drawn + batch, kept + int(fits.sum())
         yield rows[fits], batch / _STALE
         if drawn >= _LOOK and kept < _POOR * drawn:
@@ -109,18 +111,17 @@ def feasible(
 
 
 def feasible_share(
-    space: SearchSpace, limits: Mapping[str, int], random: np.random.Generator, draws: int = 20_000
+    space: SearchSpace, limits: Limits, random: np.random.Generator, draws: int = 20_000
 ) -> float:
     """The chance that ``sample`` draws an architecture within the limits; 0 where none was found.
 
     Counted where it is large; otherwise by levels, with a relative standard error of about .03 times the root of the
     number of halvings: .16 at one in ten million.
     """
-    for name in limits:
-        check_cost(name)
+    bounds(limits)  # names are checked
     fits = 0
     for _ in range(-(-draws // _LOOK)):
-        fits += int((_excess(space, space.canonical(space.sample(_LOOK, random)), limits) <= 1).sum())
+        fits += int(within(space, space.canonical(space.sample(_LOOK, random)), limits).sum())
     drawn = -(-draws // _LOOK) * _LOOK
     if fits >= 10 * _POOR * drawn:
         return fits / drawn
@@ -131,7 +132,7 @@ def feasible_share(
 class _Levels:
     """A population on its way down to the limits, and walking below them once it is there."""
 
-    def __init__(self, space: SearchSpace, limits: Mapping[str, int], random: np.random.Generator) -> None:
+    def __init__(self, space: SearchSpace, limits: Limits, random: np.random.Generator) -> None:
         self._space, self._limits, self._random = space, limits, random
         self.rows = space.sample(_POPULATION, random)
         self._values = self._excess(self.rows)
@@ -140,9 +141,9 @@ class _Levels:
 
     def descend(self) -> bool:
         """Down to the limits; False where no level further down is reached."""
-        while self._level > 1:
+        while self._level > 0:
             rows, values = self.rows, self._values
-            level = max(1.0, float(np.quantile(values, _KEPT)))
+            level = max(0.0, float(np.quantile(values, _KEPT)))
             if level >= self._level:  # half of the population are equally far: only what is below them leads on
                 for _ in range(_STALE_WALKS):
                     if (values < self._level).sum() >= _FEW:
@@ -152,7 +153,7 @@ class _Levels:
                 below = values[values < self._level]
                 if not len(below):
                     return False
-                level = max(1.0, float(below.max()))
+                level = max(0.0, float(below.max()))
             kept = np.flatnonzero(values <= level)
             self._level = level
             self.share *= len(kept) / len(values)
@@ -167,7 +168,7 @@ class _Levels:
         self.rows, self._values = self.rows.copy(), self._values.copy()  # others hold what they were
         density = space.log_density(self.rows).copy()
         for _ in range(2 * len(space.cardinalities)):
-            moved = self._moved()
+            moved = step(self.rows, space.cardinalities, random)
             valid = np.flatnonzero(space.is_valid(moved))
             weights = space.log_density(moved[valid])
             likely = random.random(len(valid)) < np.exp(np.minimum(weights - density[valid], 0.0))
@@ -177,29 +178,5 @@ class _Levels:
             taken = tried[below]
             self.rows[taken], self._values[taken], density[taken] = moved[taken], values[below], weights[below]
 
-    def _moved(self) -> Choices:
-        """The rows with one or two choices redrawn; each change is as likely as the one back."""
-        counts, every = np.asarray(self._space.cardinalities), np.arange(len(self.rows))
-        moved = self.rows.copy()
-        first, second = self._random.integers(len(counts), size=(2, len(every)))
-        for places, again in ((first, False), (second, second == first)):
-            steps = 1 + (self._random.random(len(every)) * (counts[places] - 1)).astype(np.int64)
-            old = moved[every, places]
-            moved[every, places] = np.where(again, old, (old + steps) % counts[places])
-        return moved
-
     def _excess(self, rows: Choices) -> NDArray[np.float64]:
-        return _excess(self._space, self._space.canonical(rows), self._limits)
-
-
-def _excess(space: SearchSpace, rows: Choices, limits: Mapping[str, int]) -> NDArray[np.float64]:
-    """The largest of cost / limit, shape (architectures,); at most 1 is feasible."""
-    worst = np.zeros(len(rows))
-    if limits and len(rows):
-        costs = space.costs(rows)
-        for name, limit in limits.items():
-            # Compared as whole numbers: a quotient of 1 must not hide a cost above the limit.
-            ratio = costs[name] / max(limit, 1)
-            over = np.maximum(ratio, np.nextafter(1.0, 2.0))
-            worst = np.maximum(worst, np.where(costs[name] > limit, over, np.minimum(ratio, 1.0)))
-    return worst
+        return excess(self._space, self._space.canonical(rows), self._limits)

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from data_gen import GenerateSettings, plan
 from supernet import InputError, OpSubset
-from supernet.space import within
+from supernet.limits import within
 
 SPACE = OpSubset()
 

@@ -19,7 +19,7 @@ from supernet import (
     graph_costs,
     sample_distinct,
 )
-from supernet.space import check_limits
+from supernet.limits import check_limits
 from supernet.spaces import SPACES, make_space
 from tests.supernet.ladder import Ladder, every_row
 from tests.supernet.spaces import spaces, spaces_with_architecture
