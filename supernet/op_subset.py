@@ -99,6 +99,12 @@ class OpSubset(SearchSpace):
         used = (choices.astype(np.float32) @ self._layer_of > 0).all(axis=1)  # a sum by BLAS takes a third of the time
         return np.asarray(options & used, dtype=np.bool_)
 
+    def clauses(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        width = len(self.operations)
+        return tuple(
+            tuple((layer * width + place, 1) for place in range(width)) for layer in range(len(self.layers))
+        )
+
     def sample(self, count: int, random: np.random.Generator) -> Choices:
         width = len(self.operations)
         masks = random.integers(1, 2**width, size=(count, len(self.layers)))

@@ -169,6 +169,13 @@ class SearchSpace(Settings, ABC):
         """Which rows are architectures of the space, shape (architectures,). The default: all that exist."""
         return in_range(choices, self.cardinalities)
 
+    def clauses(self) -> tuple[tuple[tuple[int, int], ...], ...] | None:
+        """What makes a row of existing options valid: of each clause at least one (choice, option); None: not known.
+
+        Tells an exact search what it may choose from. The default knows spaces where every row is valid.
+        """
+        return () if type(self).is_valid is SearchSpace.is_valid else None
+
     def canonical(self, choices: Choices) -> Choices:
         """For each valid row the representative of all rows whose network is the same, shape as given.
 

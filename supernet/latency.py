@@ -1,0 +1,157 @@
+"""Latency of networks as a sum over their operations: a table, or a model fitted to measured networks. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from supernet.additive import fit_additive
+from supernet.files import read_json, write_json
+from supernet.graph import ArchGraph, Node
+from supernet.limits import Measure
+from supernet.settings import InputError
+from supernet.space import Choices, SearchSpace, architectures
+
+_FORMAT = "genas-latency"
+_COUNTS = ("in", "out", "kernel", "stride", "dilation", "groups", "expansion", "resolution", "se", "hswish", "growth")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a network: ``overhead``, and for each operation what its kind takes.
+
+    Attributes:
+        overhead: of every network, in milliseconds.
+        operations: milliseconds by operation, see :func:`operation_key`.
+        error: mean absolute error on networks that were held out, as a fraction; None where none was.
+    """
+
+    overhead: float
+    operations: Mapping[str, float]
+    error: float | None = None
+
+    def of(self, graphs: Sequence[ArchGraph]) -> NDArray[np.float64]:
+        """Milliseconds of graphs, (graphs,). Raises InputError for an operation that is not in the table."""
+        known: dict[Node, float] = {}
+        result = np.full(len(graphs), self.overhead)
+        for place, graph in enumerate(graphs):
+            for node in graph.nodes:
+                if node not in known:
+                    key = operation_key(node)
+                    if key not in self.operations:
+                        raise InputError(
+                            f"latency: operation {key!r} of a network is not among the {len(self.operations)} measured; "
+                            f"measure the space that is searched"
+                        )
+                    known[node] = self.operations[key]
+                result[place] += known[node]
+        return result
+
+    def measure(self, space: SearchSpace) -> Measure:
+        """Milliseconds of rows of a space; by a table of its choices where they add up, which takes no graphs."""
+
+        def by_graphs(choices: Choices) -> NDArray[np.float64]:
+            return self.of([space.graph(architecture) for architecture in architectures(space, choices)])
+
+        additive = fit_additive(space, by_graphs)
+        return by_graphs if additive is None else additive.values
+
+
+def operation_key(node: Node) -> str:
+    """An operation with its shapes, as ``sep_conv in=16 kernel=3 out=32 resolution=16 stride=2``."""
+    shown = sorted((name, value) for name, value in node.attributes if name in _COUNTS)
+    return " ".join([node.op, *(f"{name}={value:g}" for name, value in shown)])
+
+
+def fit_latency(graphs: Sequence[ArchGraph], milliseconds: NDArray[np.float64]) -> Latency:
+    """What each operation takes, at least 0, by least squares on measured networks.
+
+    A fifth of the networks is first held out to measure the error; the model that is returned has seen all.
+
+    Args:
+        milliseconds: of each graph, above 0, (graphs,).
+
+    Raises:
+        InputError: fewer than 10 networks, or a latency that is not above 0.
+    """
+    values = np.asarray(milliseconds, np.float64)
+    if len(graphs) < 10 or values.shape != (len(graphs),):
+        raise InputError(f"latency: expected at least 10 measured networks, got {len(graphs)}")
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise InputError(f"latency: expected milliseconds above 0, got {values.min()}")
+    counts, keys = _counted(graphs)
+    held_out = np.arange(len(graphs)) % 5 == 4
+    weights = _least_squares(counts[~held_out], values[~held_out])
+    error = float(np.abs(counts[held_out] @ weights / values[held_out] - 1).mean())
+    weights = _least_squares(counts, values)
+    return Latency(float(weights[0]), dict(zip(keys, weights[1:].tolist(), strict=True)), error)
+
+
+def _counted(graphs: Sequence[ArchGraph]) -> tuple[NDArray[np.float64], list[str]]:
+    """How often each operation occurs, after a column of ones, and the operations."""
+    rows = []
+    for graph in graphs:
+        row: dict[str, int] = {}
+        for node in graph.nodes:
+            key = operation_key(node)
+            row[key] = row.get(key, 0) + 1
+        rows.append(row)
+    keys = sorted({key for row in rows for key in row})
+    return np.array([[1, *(row.get(key, 0) for key in keys)] for row in rows], np.float64), keys
+
+
+def _least_squares(counts: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Relative errors, not absolute ones; a little ridge shares what cannot be told apart."""
+    scaled = counts / values[:, None]
+    ridge = 1e-3 * np.sqrt(np.maximum((scaled**2).sum(axis=0), 1e-12))
+    weights, _ = nnls(np.concatenate([scaled, np.diag(ridge)]), np.concatenate([np.ones(len(values)), np.zeros(len(ridge))]))
+    return np.asarray(weights, np.float64)
+
+
+def write_latency(path: Path, latency: Latency, about: Mapping[str, object]) -> None:
+    """Write a model as JSON, with what it was measured on. Raises UnavailableError where that is impossible."""
+    content = {
+        "format": _FORMAT,
+        "unit": "ms",
+        "overhead": latency.overhead,
+        "operations": dict(latency.operations),
+        "error": latency.error,
+        **about,
+    }
+    write_json(path, content)
+
+
+def read_latency(path: Path) -> Latency:
+    """What :func:`write_latency` wrote, or a table by hand. Raises InputError for anything else."""
+    content = read_json(path)
+    if content is None:
+        raise InputError(f"{path}: no such file; genas latency CONFIG --out {path} measures one")
+    operations = content.get("operations") if isinstance(content, dict) else None
+    if not isinstance(operations, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"{path}: expected a table of latencies with format {_FORMAT!r} and operations")
+    numbers = {"overhead": content.get("overhead", 0.0), **operations}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+            raise InputError(f"{path}: {name!r} is {value!r:.80}; expected milliseconds, at least 0")
+    error = content.get("error")
+    return Latency(
+        float(numbers["overhead"]),
+        {str(key): float(value) for key, value in operations.items()},
+        float(error) if isinstance(error, int | float) else None,
+    )
+
+
+def latency_digest(path: Path | None) -> str | None:
+    """Tells whether a table has changed; None without one."""
+    if path is None:
+        return None
+    latency = read_latency(path)
+    return hashlib.blake2b(repr((latency.overhead, sorted(latency.operations.items()))).encode(), digest_size=8).hexdigest()
+
+
