@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from supernet import Architecture, SearchSpace, Settings, architectures, sample_distinct
+from supernet import Architecture, Limits, SearchSpace, Settings, architectures, sample_distinct
 from training import Recipe
 
 
@@ -27,7 +27,7 @@ class GenerateSettings(Settings):
 
 
 def plan(
-    space: SearchSpace, settings: GenerateSettings, limits: dict[str, int], seed: int
+    space: SearchSpace, settings: GenerateSettings, limits: Limits, seed: int
 ) -> list[tuple[Architecture, int, str]]:
     """(architecture, training seed, role) of every training, first trainings before repeats.
 

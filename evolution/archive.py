@@ -40,7 +40,9 @@ class Archive:
         if radices[-1] * space.cardinalities[-1] < 2**64:
             self._radices = radices.astype(np.uint64)
         else:
-            self._radices = np.random.default_rng(0).integers(0, 2**64, size=len(counts), dtype=np.uint64) | np.uint64(1)
+            self._radices = np.random.default_rng(0).integers(0, 2**64, size=len(counts), dtype=np.uint64) | np.uint64(
+                1
+            )
 
     def __len__(self) -> int:
         return self._count
@@ -116,7 +118,8 @@ class Archive:
 
     def _enter(self, rows: Choices, count: int) -> Choices:
         """Of feasible canonical rows the first ``count`` new ones, now known."""
-        seen, places = self._seen, []
+        seen = self._seen
+        places: list[int] = []
         for place, key in enumerate(self._keys(rows).tolist()):
             if key not in seen:
                 if len(places) >= count:

@@ -115,7 +115,7 @@ def evolve(
     """
     archive = Archive(space, limits)
     rows = archive.begin(first, min(settings.population, settings.queries), random)
-    breeding = _Breeding(space, archive, settings)
+    breeding = Breeding(space, archive, settings)
     survivors, scores = rows[:0], np.empty(0)
     pool, pool_scores = rows[:0], np.empty(0)
     history: list[tuple[int, float]] = []
@@ -231,7 +231,7 @@ def _best(rows: Choices, scores: NDArray[np.float64], count: int) -> tuple[Choic
     return rows[order], scores[order]
 
 
-class _Breeding:
+class Breeding:
     """Makes generations, and learns how many children it takes for as many new feasible ones."""
 
     def __init__(self, space: SearchSpace, archive: Archive, settings: SearchSettings) -> None:
@@ -258,9 +258,7 @@ class _Breeding:
         found.append(self._archive.explore(missing, random))
         return np.concatenate(found)
 
-    def _proposed(
-        self, pool: Choices, scores: NDArray[np.float64], count: int, random: np.random.Generator
-    ) -> Choices:
+    def _proposed(self, pool: Choices, scores: NDArray[np.float64], count: int, random: np.random.Generator) -> Choices:
         """Proposals, shape (count, choices); neither the limits nor, after a swap, validity are asked."""
         space, settings = self._space, self._settings
         if settings.variant == "aging":

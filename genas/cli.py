@@ -474,7 +474,7 @@ def lint(
     if is_space(source, logs):
         alone = load_space(source, overrides or [], ("space", "limits", "generate"))
         wanted = alone.generate.architectures if "architectures" in alone.generate.model_fields_set else None
-        result = {**question(alone.space, alone.limits, wanted), "space": Path(source).stem}
+        result = {**question(alone.space, alone.bounds, wanted), "space": Path(source).stem}
     else:
         result = lint_run(_load(source, overrides, logs))
     _answer(result, as_json, linted(result))

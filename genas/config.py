@@ -9,19 +9,22 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import AfterValidator, Field, SerializeAsAny
+from pydantic import AfterValidator, Field, SerializeAsAny, TypeAdapter
 
 from data_gen import GenerateSettings, WorkerSettings
 from evolution import SearchSettings
 from genas.cheap import FidelitySettings
+from genas.limits import LimitValue, resolve_limits
+from genas.limits import check_name as check_cost
 from genas.space_files import defaults, space_names, with_base
 from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_file, validate
 from predictor import GraphPredictorSettings
-from supernet import COST_NAMES, InputError, OpSubset, SearchSpace, Settings
+from supernet import Bound, InputError, OpSubset, SearchSpace, Settings
 from supernet.files import read_proved_text, write_proved_text
 from supernet.settings import nearest
 from supernet.spaces import SPACES, AnySpace, kind
@@ -42,13 +45,8 @@ def check_name(name: str) -> str:
     return name
 
 
-def _check_cost(name: str) -> str:
-    if name not in COST_NAMES:
-        raise ValueError(f"unknown cost; {nearest(name, COST_NAMES)}")
-    return name
-
-
-CostName = Annotated[str, AfterValidator(_check_cost)]
+LimitsSettings: TypeAlias = dict[Annotated[str, AfterValidator(check_cost)], LimitValue]
+"""By the name of a cost: the largest allowed value, or both ends."""
 
 
 class FitSettings(Settings):
@@ -91,20 +89,33 @@ class RunSettings(Settings):
     Attributes:
         name: of the run's folder; None is the name of the recipe's file.
         seed: decides the sample, the initial weights, the order of the images, the split and the search.
-        limits: the largest allowed value of each cost named, for sampling and search.
+        limits: what each cost named may be, for sampling and search: the largest allowed value (``10_000_000``,
+            ``10M``, or ``60%`` of the costliest network), or ``{min: , max: , of: ARCHITECTURE}``. Costs are MACs,
+            convolution MACs, parameters, activation elements, depth, and latency in milliseconds.
+        latency: file of the latency of operations, which ``genas latency`` measures; needed to limit it.
     """
 
     name: Annotated[str, AfterValidator(check_name)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSettings = DataSettings()
     space: SerializeAsAny[AnySpace] = OpSubset()
-    limits: dict[CostName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    limits: LimitsSettings = Field(default_factory=dict)
+    latency: Path | None = None
     generate: GenerateSettings = GenerateSettings()
     workers: WorkerSettings = WorkerSettings()
     fidelity: FidelitySettings = FidelitySettings()
     fit: FitSettings = FitSettings()
     search: SearchSettings = SearchSettings()
     retrain: RetrainSettings = RetrainSettings()
+
+    @cached_property
+    def bounds(self) -> dict[str, Bound]:
+        """What the limits mean for the space, whose classes and channels must be known. Raises InputError."""
+        return resolve_limits(self.space, self.limits, self.latency)
+
+    def with_limits(self, limits: Mapping[str, Any]) -> RunSettings:
+        """These settings with other limits, as a file keeps them."""
+        return self.model_copy(update={"limits": TypeAdapter(LimitsSettings).validate_python(limits)})
 
 
 class Run(Settings):

@@ -29,7 +29,7 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     run, info = resolve(run)
     settings = run.settings
     # Before the folder is touched: a limit that nothing keeps must not bind the run to it.
-    planned = plan(settings.space, settings.generate, settings.limits, settings.seed)
+    planned = plan(settings.space, settings.generate, settings.bounds, settings.seed)
     with run_lock(run.folder):
         store = open_store(run.store)
         try:

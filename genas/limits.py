@@ -168,7 +168,13 @@ def sweep(text: str) -> tuple[str, list[int]]:
     except (ValueError, IndexError):
         first = last = ""
         count = 0
-    if len(parts) != 3 or isinstance(first, str) or isinstance(last, str) or not first <= last or not 1 <= count <= 1000:
+    if (
+        len(parts) != 3
+        or isinstance(first, str)
+        or isinstance(last, str)
+        or not first <= last
+        or not 1 <= count <= 1000
+    ):
         raise InputError(
             f"--limits {text!r:.80}: expected LEAST:MOST:COUNT, such as 5M:20M:20, or COST=LEAST:MOST:COUNT"
         )

@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet import COST_NAMES, ArchGraph, Choices, SearchSpace, architectures, feasible_share
+from genas.limits import limits_json
+from supernet import (
+    COST_NAMES,
+    ArchGraph,
+    Bound,
+    Choices,
+    InputError,
+    Limits,
+    SearchSpace,
+    architectures,
+    feasible_share,
+)
+from supernet.limits import bounds, check_limits, limited_costs, within
 from supernet.moves import redraw
 from supernet.operations import node_costs
 from supernet.sampling import feasible, up_to
 from supernet.settings import UnavailableError
-from supernet.limits import within
-from supernet.space import check_cost
 
 if TYPE_CHECKING:
     from genas.config import Run
@@ -58,11 +68,11 @@ class Finding:
     mend: str
 
 
-def lint(space: SearchSpace, limits: Mapping[str, int] | None = None, wanted: int | None = None) -> dict[str, Any]:
+def lint(space: SearchSpace, limits: Limits | None = None, wanted: int | None = None) -> dict[str, Any]:
     """Look a space over.
 
     Args:
-        limits: largest allowed value for each cost named.
+        limits: what costs may be, see :mod:`supernet.limits`.
         wanted: distinct networks that are to be labelled within the limits; None asks for none.
 
     Returns:
@@ -77,14 +87,14 @@ def lint(space: SearchSpace, limits: Mapping[str, int] | None = None, wanted: in
     Raises:
         InputError: an unknown cost.
     """
-    limits = dict(limits or {})
+    limits = bounds(limits or {})
     random = np.random.default_rng(0)
     rows = space.sample(_SAMPLE, random)
     shape, findings = _shape(space, limits, rows, random)
     costs = space.costs(rows)
     findings += _graphs(space, rows[:_GRAPHS], int(np.median(costs["params"])))
     findings += _idle(space, rows)
-    kept, more = _limits(space, limits, wanted, rows, costs)
+    kept, more = _limits(space, limits, wanted, rows)
     findings += more
     return {
         "space": space.name,
@@ -116,7 +126,7 @@ def lint_run(run: Run) -> dict[str, Any]:
 
     run = resolve_space(run)
     settings = run.settings
-    result = lint(settings.space, settings.limits, settings.generate.architectures)
+    result = lint(settings.space, settings.bounds, settings.generate.architectures)
     if settings.generate.architectures < FEWEST_LABELS:
         text = f"generate.architectures: {settings.generate.architectures}; a predictor wants at least {FEWEST_LABELS}"
         few = Finding("warning", text, "label more, or there will be no fit and no search")
@@ -137,11 +147,9 @@ def exit_code(result: Mapping[str, Any]) -> int:
 
 
 def _shape(
-    space: SearchSpace, limits: dict[str, int], rows: Choices, random: np.random.Generator
+    space: SearchSpace, limits: Limits, rows: Choices, random: np.random.Generator
 ) -> tuple[dict[str, Any], list[Finding]]:
     """How many architectures, networks and invalid rows."""
-    for name in limits:
-        check_cost(name)
     counts = space.cardinalities
     number = math.prod(counts)
     distinct: dict[str, Any]
@@ -296,26 +304,25 @@ def _equal(space: SearchSpace, rows: Choices, place: int, first: int, second: in
 
 def _limits(
     space: SearchSpace,
-    limits: dict[str, int],
+    limits: dict[str, Bound],
     wanted: int | None,
     rows: Choices,
-    costs: Mapping[str, NDArray[np.int64]],
 ) -> tuple[dict[str, Any], list[Finding]]:
     """How much of the space the limits leave."""
     findings: list[Finding] = []
-    each: dict[str, dict[str, float]] = {}
+    each: dict[str, dict[str, Any]] = {}
     for name, limit in limits.items():
-        least = space.cheapest(name)  # an unknown cost is refused here
-        value = int(space.costs(least.row())[name][0])
-        if value > limit:
-            each[name] = {"limit": limit, "share": 0.0}
-            text = f"limits.{name}: {limit:,} is below the cheapest architecture, which needs {value:,}"
-            findings.append(Finding("wrong", f"{text} ({space.format(least)})", f"raise limits.{name}"))
+        each[name] = {"limit": limits_json({name: limit})[name], "share": 0.0}
+        try:
+            check_limits(space, {name: limit})
+        except InputError as error:
+            mend = f"lower limits.{name}.min" if "costliest" in str(error) else f"raise limits.{name}"
+            findings.append(Finding("wrong", f"limits.{str(error).removeprefix('limit ')}", mend))
             continue
-        each[name] = {"limit": limit, "share": _share(space, {name: limit})}
-        if limit >= costs[name].max():
-            text = f"limits.{name}: none of {len(rows):,} sampled architectures is above {limit:,}"
-            findings.append(Finding("warning", text, f"it decides nothing: lower limits.{name} or leave it out"))
+        each[name]["share"] = _share(space, {name: limit})
+        if limit.keeps(limited_costs(space, rows, {name: limit})[name]).all():
+            text = f"limits.{name}: all of {len(rows):,} sampled architectures have {limit.text}"
+            findings.append(Finding("warning", text, f"it decides nothing: tighten limits.{name} or leave it out"))
     if any(finding.state == "wrong" for finding in findings):
         share, found = 0.0, 0 if wanted else None
     else:
@@ -334,13 +341,11 @@ def _limits(
     return result, findings
 
 
-def _share(space: SearchSpace, limits: Mapping[str, int]) -> float:
+def _share(space: SearchSpace, limits: Limits) -> float:
     return feasible_share(space, limits, np.random.default_rng(0), _DRAWS)
 
 
-def _plan(
-    space: SearchSpace, limits: dict[str, int], wanted: int | None, share: float
-) -> tuple[int | None, list[Finding]]:
+def _plan(space: SearchSpace, limits: Limits, wanted: int | None, share: float) -> tuple[int | None, list[Finding]]:
     """How many of the networks that are to be labelled there are."""
     if wanted is None:
         return None, []
@@ -354,7 +359,7 @@ def _plan(
     return wanted, []
 
 
-def _excluded(space: SearchSpace, limits: Mapping[str, int], rows: Choices) -> list[Finding]:
+def _excluded(space: SearchSpace, limits: Limits, rows: Choices) -> list[Finding]:
     """Options that are common without the limits, and in no network within them."""
     batches, number = [], 0
     for batch, _ in islice(feasible(space, limits, np.random.default_rng(0)), 200):

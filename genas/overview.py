@@ -27,7 +27,7 @@ def estimate(run: Run) -> dict[str, Any]:
     """What a run would do: trainings, and seconds from one timed batch of an architecture of median MACs."""
     run, info = resolve(run)
     settings, space = run.settings, run.settings.space
-    planned = plan(space, settings.generate, settings.limits, settings.seed)
+    planned = plan(space, settings.generate, settings.bounds, settings.seed)
     retrainings = 3 * settings.retrain.seeds
     devices = device_names(settings.workers)
     macs = space.costs(np.array([architecture.choices for architecture, _, _ in planned], np.int8))["macs"]

@@ -61,7 +61,7 @@ def fidelity(
         raise InputError(f"fidelity: setting {setting!r:.80} is unknown; {nearest(setting, known)}")
     if everything and setting is None:
         raise InputError("fidelity: all architectures are trained with one setting; name it with --setting NAME")
-    planned = plan(space, settings.generate, settings.limits, settings.seed)
+    planned = plan(space, settings.generate, settings.bounds, settings.seed)
     # Images of every setting before the first training: what is wrong with one should not be found hours later.
     cheaps = [cheapen(name, one, space, info, settings.data, recipe) for name, one in known.items()]
     with run_lock(run.folder):

@@ -10,7 +10,7 @@ from data_gen import device_names
 from data_gen.memory import memory_share, networks_on_a_gpu
 from genas.config import Run
 from genas.stages import resolve_space, single_thread
-from supernet import Architecture, InputError, architectures, sample_distinct
+from supernet import Architecture, InputError, Limits, architectures, sample_distinct
 from supernet.settings import UnavailableError
 from supernet.spaces import AnySpace
 from training.devices import gpu_names, total_memory
@@ -52,7 +52,7 @@ def memory(
     chosen = (
         {"given": space.read(architecture)}
         if architecture is not None
-        else _some(space, dict(settings.limits), settings.seed)
+        else _some(space, settings.bounds, settings.seed)
     )
     with single_thread():
         pictures, batch = (space.input_channels, space.input_size), recipe.batch_size
@@ -106,7 +106,7 @@ def _device(device: Device, gigabytes: float | None) -> tuple[Literal["cpu", "cu
     return kind, total
 
 
-def _some(space: AnySpace, limits: dict[str, int], seed: int) -> dict[str, Architecture]:
+def _some(space: AnySpace, limits: Limits, seed: int) -> dict[str, Architecture]:
     """By activations: the cheapest, and the median and the largest of a sample within the limits."""
     drawn: list[Architecture] = []
     for count in (_SAMPLE, 1):  # small spaces and tight limits have few

@@ -96,14 +96,15 @@ def architectures(run: Run) -> Check:
         run: resolved, with the classes and channels of its images.
     """
     from data_gen import plan
+    from genas.limits import limits_json, limits_words
     from supernet import InputError
 
     settings = run.settings
     try:
-        plan(settings.space, settings.generate, settings.limits, settings.seed)
+        plan(settings.space, settings.generate, settings.bounds, settings.seed)
     except InputError as error:
         return Check("architectures", "wrong", one_line(error), CHANGE_RECIPE, "configuration")
-    limits = ", ".join(f"{name} <= {limit:,}" for name, limit in settings.limits.items()) or "no limit"
+    limits = limits_words(limits_json(settings.bounds))
     found = f"{settings.generate.architectures:,} can be drawn under {limits}"
     return Check("architectures", "ok", found, part="configuration")
 

@@ -222,7 +222,7 @@ def _metric_names(metrics: Iterable[str]) -> tuple[str, ...]:
 def _sample(run: Run, count: int) -> list[Architecture]:
     """The first that ``generate`` would train."""
     random = np.random.default_rng([run.settings.seed, 0])
-    return architectures(run.settings.space, sample_distinct(run.settings.space, count, random, run.settings.limits))
+    return architectures(run.settings.space, sample_distinct(run.settings.space, count, random, run.settings.bounds))
 
 
 def unlike_results(run: Run, seed: int) -> str | None:

@@ -83,7 +83,7 @@ def label_settings(settings: RunSettings) -> dict[str, Any]:
         "seed": settings.seed,
         "data": data,
         "space": settings.space.model_dump(mode="json"),
-        "limits": dict(settings.limits),
+        "limits": settings.model_dump(mode="json")["limits"],
         "generate": {"recipe": settings.generate.recipe.model_dump(mode="json")},
     }
 
@@ -158,7 +158,7 @@ def begin(run: Run, info: DataInfo, store: Store, stage: str) -> None:
     sweep(run.folder)
     saved = saved_settings(store, "generate")
     if saved is not None:  # a search under other limits does not change what the labels were sampled under
-        run = Run(folder=run.folder, settings=run.settings.model_copy(update={"limits": saved["limits"]}))
+        run = Run(folder=run.folder, settings=run.settings.with_limits(saved["limits"]))
     save_settings(run)
     images = {"source": info.source, "classes": list(info.classes), **info.sizes}
     write_json(run.folder / "meta.json", {**describe_machine(run.settings.seed), "images": images})

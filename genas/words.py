@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genas.limits import limits_words
+
 if TYPE_CHECKING:
     from genas.config import RunSettings
 
@@ -157,7 +159,7 @@ def scored(result: dict[str, Any]) -> str:
 def found(result: dict[str, Any]) -> str:
     """A few lines for ``search``."""
     winner, drawn = result["evolution"]["best"][0], result["random"]["best"][0]
-    limits = ", ".join(f"{name} <= {limit:,}" for name, limit in result["limits"].items()) or "no limit"
+    limits = limits_words(result["limits"])
     earlier = result.get("earlier_winner")
     ended = "; no further architecture keeps the limit" if result["evolution"]["exhausted"] else ""
     return "\n".join(
@@ -365,7 +367,7 @@ def linted(result: dict[str, Any]) -> str:
     for name, points in result["costs"].items():
         lines.append(f"  {name:13}" + "".join(f" {value:>14,}" for value in points.values()))
     for name, entry in result["limits"].items():
-        lines.append(f"  {name} <= {entry['limit']:,}: {share(entry['share'])} of the draws")
+        lines.append(f"  {limits_words({name: entry['limit']})}: {share(entry['share'])} of the draws")
     if len(result["limits"]) > 1:
         binding = "" if result["binding"] is None else f"; {result['binding']} is the tightest"
         lines.append(f"  within all limits: {share(result['feasible_share'])} of the draws{binding}")

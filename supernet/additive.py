@@ -38,15 +38,11 @@ class Additive:
 
 def one_hot(choices: Choices, cardinalities: tuple[int, ...]) -> NDArray[np.float64]:
     """A column for each option of each choice but the first, (architectures, options)."""
-    columns = [
-        column[:, None] == np.arange(1, count) for column, count in zip(choices.T, cardinalities, strict=True)
-    ]
+    columns = [column[:, None] == np.arange(1, count) for column, count in zip(choices.T, cardinalities, strict=True)]
     return np.concatenate(columns, axis=1).astype(np.float64)
 
 
-def additive_ridge(
-    choices: Choices, values: NDArray[Any], cardinalities: tuple[int, ...], strength: float
-) -> Additive:
+def additive_ridge(choices: Choices, values: NDArray[Any], cardinalities: tuple[int, ...], strength: float) -> Additive:
     """The sum over choices that is nearest to values of rows, by ridge regression on their options.
 
     Args:

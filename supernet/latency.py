@@ -46,8 +46,8 @@ class Latency:
                     key = operation_key(node)
                     if key not in self.operations:
                         raise InputError(
-                            f"latency: operation {key!r} of a network is not among the {len(self.operations)} measured; "
-                            f"measure the space that is searched"
+                            f"latency: operation {key!r} of a network is not among the {len(self.operations)} measured "
+                            f"ones; measure the space that is searched"
                         )
                     known[node] = self.operations[key]
                 result[place] += known[node]
@@ -110,7 +110,9 @@ def _least_squares(counts: NDArray[np.float64], values: NDArray[np.float64]) -> 
     """Relative errors, not absolute ones; a little ridge shares what cannot be told apart."""
     scaled = counts / values[:, None]
     ridge = 1e-3 * np.sqrt(np.maximum((scaled**2).sum(axis=0), 1e-12))
-    weights, _ = nnls(np.concatenate([scaled, np.diag(ridge)]), np.concatenate([np.ones(len(values)), np.zeros(len(ridge))]))
+    weights, _ = nnls(
+        np.concatenate([scaled, np.diag(ridge)]), np.concatenate([np.ones(len(values)), np.zeros(len(ridge))])
+    )
     return np.asarray(weights, np.float64)
 
 
@@ -152,6 +154,6 @@ def latency_digest(path: Path | None) -> str | None:
     if path is None:
         return None
     latency = read_latency(path)
-    return hashlib.blake2b(repr((latency.overhead, sorted(latency.operations.items()))).encode(), digest_size=8).hexdigest()
-
-
+    return hashlib.blake2b(
+        repr((latency.overhead, sorted(latency.operations.items()))).encode(), digest_size=8
+    ).hexdigest()

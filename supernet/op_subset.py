@@ -101,9 +101,7 @@ class OpSubset(SearchSpace):
 
     def clauses(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         width = len(self.operations)
-        return tuple(
-            tuple((layer * width + place, 1) for place in range(width)) for layer in range(len(self.layers))
-        )
+        return tuple(tuple((layer * width + place, 1) for place in range(width)) for layer in range(len(self.layers)))
 
     def sample(self, count: int, random: np.random.Generator) -> Choices:
         width = len(self.operations)

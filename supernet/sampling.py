@@ -83,9 +83,7 @@ def up_to(space: SearchSpace, count: int, random: np.random.Generator, limits: L
     return np.stack(rows) if rows else np.empty((0, len(space.cardinalities)), np.int8)
 
 
-def feasible(
-    space: SearchSpace, limits: Limits, random: np.random.Generator
-) -> Iterator[tuple[Choices, float]]:
+def feasible(space: SearchSpace, limits: Limits, random: np.random.Generator) -> Iterator[tuple[Choices, float]]:
     """Batches of canonical rows within the limits, and what share of the patience for new ones each has cost.
 
     Rows come with repetition, distributed as ``sample`` draws among those within the limits. Ends where nothing
@@ -110,9 +108,7 @@ def feasible(
             yield space.canonical(levels.rows), 1 / _STALE_WALKS
 
 
-def feasible_share(
-    space: SearchSpace, limits: Limits, random: np.random.Generator, draws: int = 20_000
-) -> float:
+def feasible_share(space: SearchSpace, limits: Limits, random: np.random.Generator, draws: int = 20_000) -> float:
     """The chance that ``sample`` draws an architecture within the limits; 0 where none was found.
 
     Counted where it is large; otherwise by levels, with a relative standard error of about .03 times the root of the

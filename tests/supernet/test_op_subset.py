@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from supernet import COST_NAMES, Architecture, InputError, OpSubset, architectures, graph_costs, sample_distinct
+from supernet.limits import within
 from supernet.op_subset import LayerSettings
 from supernet.operations import node_costs
-from supernet.limits import within
 from supernet.spaces import make_space
 from tests.supernet.spaces import OPERATION_NAMES, op_subset_spaces, with_architecture
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from supernet import COST_NAMES, InputError, OpSubset, SearchSpace, feasible_share, sample_distinct
-from supernet.sampling import feasible, up_to
 from supernet.limits import within
+from supernet.sampling import feasible, up_to
 from tests.supernet.ladder import Ladder, every_row
 from tests.supernet.spaces import spaces
 
