@@ -7,6 +7,7 @@ from supernet.darts import Darts
 from supernet.davidnet import DavidNet
 from supernet.families import Families
 from supernet.graph import ArchGraph, Node
+from supernet.handmade import HandMade
 from supernet.limits import Bound, Limits
 from supernet.nasbench201 import NasBench201
 from supernet.op_subset import OpSubset
@@ -27,6 +28,7 @@ __all__ = [
     "Darts",
     "DavidNet",
     "Families",
+    "HandMade",
     "InputError",
     "LabelRow",
     "LabelTable",

@@ -9,8 +9,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import product
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from supernet.graph import ArchGraph, Node
-from supernet.operations import COST_NAMES, graph_costs, operation
+from supernet.builder import Builder, Value
+from supernet.graph import ArchGraph
+from supernet.operations import COST_NAMES, graph_costs
 from supernet.settings import InputError, distinct, nearest
 from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
 
@@ -35,8 +35,6 @@ _POOLS = {"max": "Max_Pool", "avg": "Avg_Pool"}
 _CONVOLUTIONS = {"sep": 4, "res": 2, "dense": 2}
 """Convolutions of a node, and of each layer of a dense block, as the published tables count them."""
 
-_operation = lru_cache(maxsize=65_536)(operation)
-
 
 class _Block(NamedTuple):
     """What a slot may hold: kind, its word, its name in the published tables, outputs or growth, kernel, layers."""
@@ -47,46 +45,6 @@ class _Block(NamedTuple):
     channels: int = 0
     kernel: int = 0
     layers: int = 1
-
-
-class _Value(NamedTuple):
-    """A tensor: the position of the node that gives it, its channels and side."""
-
-    position: int
-    channels: int
-    side: int
-
-
-@dataclass
-class _Builder:
-    """A graph in the making."""
-
-    nodes: list[Node] = field(default_factory=list)
-    edges: list[tuple[int, int]] = field(default_factory=list)
-
-    def add(self, op: str, name: str, inputs: tuple[_Value, ...], channels: int, side: int, **more: int) -> _Value:
-        """A node on top of others; ``in`` is the channels of its one input."""
-        if len(inputs) == 1 and op not in ("sum", "relu", "max_pool", "avg_pool"):
-            more["in_"] = inputs[0].channels
-        position = len(self.nodes)
-        self.nodes.append(_operation(op, name, out=channels, resolution=side, **more))
-        self.edges += [(value.position, position) for value in inputs]
-        return _Value(position, channels, side)
-
-    def pool(self, op: str, name: str, value: _Value) -> _Value:
-        """Half the side; an odd row or column at the far edge is left out."""
-        return self.add(op, name, (value,), value.channels, value.side // 2, kernel=2, stride=2)
-
-    def total(self, name: str, value: _Value, other: _Value) -> _Value:
-        """The sum of two values: the larger one is max-pooled, the one with fewer channels filled up with zeros."""
-        if other.side > value.side:
-            other = self.pool("max_pool", f"{name}_pool", other)
-        channels, side = max(value.channels, other.channels), value.side
-        padded = [
-            term if term.channels == channels else self.add("pad_channels", f"{name}_pad", (term,), channels, side)
-            for term in (value, other)
-        ]
-        return self.add("sum", name, tuple(padded), channels, side)
 
 
 class Families(SearchSpace):
@@ -259,7 +217,7 @@ class Families(SearchSpace):
             drawn = random.integers(self._first_pool, len(self._blocks) + 1, size=(count, most))
             rows = np.where(_places(pools, depths, most, random), drawn, rows).astype(np.int8)
         rows[np.arange(most) >= depths[:, None]] = 0
-        return self.disguise(rows, random)
+        return self._scattered(rows, random)
 
     def log_density(self, choices: Choices) -> NDArray[np.float64]:
         least, most = self.depth
@@ -271,11 +229,15 @@ class Families(SearchSpace):
 
     def disguise(self, choices: Choices, random: np.random.Generator) -> Choices:
         """The same chains in uniform slots."""
+        return self._scattered(self.canonical(choices), random)
+
+    def _scattered(self, choices: Choices, random: np.random.Generator) -> Choices:
+        """Chains that stand in the first slots, each block as it is, in uniform slots."""
         most = self.depth[1]
         depths = self._counts(choices)[0]
         taken = _places(depths, np.full(len(choices), most), most, random)
         source = np.maximum(taken.cumsum(axis=1) - 1, 0)
-        return np.where(taken, np.take_along_axis(self.canonical(choices), source, axis=1), 0).astype(np.int8)
+        return np.where(taken, np.take_along_axis(choices, source, axis=1), 0).astype(np.int8)
 
     def narrower(self, factor: float) -> Families:
         """The same architectures with the channels of stem and blocks times a factor, rounded.
@@ -357,14 +319,14 @@ class Families(SearchSpace):
         return sum(_CONVOLUTIONS.get(block.kind, 0) * block.layers for block in blocks) + (self.family == "densenet")
 
     def graph(self, architecture: Architecture) -> ArchGraph:
-        chain, builder = self._chain(architecture), _Builder()
+        chain, builder = self._chain(architecture), Builder()
         value, before = self._add_stem(builder)
         for number, block in enumerate(chain, 1):
             before, value = value, self._add_block(builder, number, block, value, before)
         self._add_head(builder, value)
         return ArchGraph(tuple(builder.nodes), tuple(builder.edges))
 
-    def _add_stem(self, builder: _Builder) -> tuple[_Value, _Value | None]:
+    def _add_stem(self, builder: Builder) -> tuple[Value, Value | None]:
         """The first value of a chain, and the picture where it is another one."""
         channels, side = self.stem_channels, self.input_size
         picture = builder.add("input", "input", (), self.input_channels, side)
@@ -381,7 +343,7 @@ class Families(SearchSpace):
         """The side after the stem."""
         return -(-self.input_size // 4) if self.stem == "large" else self.input_size
 
-    def _add_block(self, builder: _Builder, number: int, block: _Block, value: _Value, before: _Value | None) -> _Value:
+    def _add_block(self, builder: Builder, number: int, block: _Block, value: Value, before: Value | None) -> Value:
         """A block on top of a value; ``before`` is the value before that one."""
         name, wide, side = f"node{number}", block.channels, value.side
         if block.kind == "sep":
@@ -400,14 +362,14 @@ class Families(SearchSpace):
             value = self._add_transition(builder, f"transition{number - 1}", value)
         return self._add_dense(builder, f"block{number}", block, value)
 
-    def _add_transition(self, builder: _Builder, name: str, value: _Value) -> _Value:
+    def _add_transition(self, builder: Builder, name: str, value: Value) -> Value:
         channels, side = value.channels // 2, value.side
         if side > 1:
             return builder.add("transition", name, (value,), channels, side // 2, input_resolution=side)
         normed = builder.add("bn_relu", f"{name}_norm", (value,), value.channels, side)
         return builder.add("conv", name, (normed,), channels, side, kernel=1, stride=1)
 
-    def _add_dense(self, builder: _Builder, name: str, block: _Block, value: _Value) -> _Value:
+    def _add_dense(self, builder: Builder, name: str, block: _Block, value: Value) -> Value:
         for layer in range(1, block.layers + 1):
             new = builder.add(
                 "dense_layer", f"{name}_layer{layer}", (value,), block.channels, value.side, kernel=block.kernel
@@ -417,7 +379,7 @@ class Families(SearchSpace):
             )
         return value
 
-    def _add_head(self, builder: _Builder, value: _Value) -> None:
+    def _add_head(self, builder: Builder, value: Value) -> None:
         if self.family == "densenet":
             value = builder.add("bn_relu", "norm", (value,), value.channels, value.side)
         mean = builder.add("global_mean", "mean", (value,), value.channels, 1)
@@ -442,27 +404,27 @@ class Families(SearchSpace):
     @cached_property
     def _walk(self) -> _Walk:
         """Every state that a chain may be in, found from the stem on, and what each option makes of it."""
-        stem = _Builder()
+        stem = Builder()
         value, before = self._add_stem(stem)
         states = [(value.channels, before.channels if before else 0, 0)]
         places = {states[0]: 0}
         after, prices, heads = [], [], []
         for place, (channels, earlier, pools) in enumerate(states):  # grows while it is read
             side = self.input_size >> pools
-            value, before = _Value(0, channels, side), _Value(1, earlier, side) if earlier else None
+            value, before = Value(0, channels, side), Value(1, earlier, side) if earlier else None
             targets, row = [place], [(0,) * len(COST_NAMES)]
             for block in self._blocks:
                 target, price = -1, row[0]
                 pooled = pools + (block.kind in _POOLS)
                 if pooled <= self.max_pools:
-                    builder = _Builder()
+                    builder = Builder()
                     state = (self._add_block(builder, 1, block, value, before).channels, channels, pooled)
                     price = tuple(graph_costs(ArchGraph(tuple(builder.nodes), ())))
                     target = places.setdefault(state, len(states))
                     states += [state] * (target == len(states))
                 targets.append(target)
                 row.append(price)
-            head = _Builder([*stem.nodes])
+            head = Builder([*stem.nodes])
             self._add_head(head, value)
             after.append(targets)
             prices.append(row)
@@ -503,8 +465,8 @@ class Families(SearchSpace):
             prices = np.zeros((2, len(self._blocks), len(COST_NAMES)), np.int64)
             for option, block in enumerate(self._blocks):
                 for channels in (1, 2):  # two points of a line
-                    builder = _Builder()
-                    self._add_dense(builder, "", block, _Value(0, channels, side))
+                    builder = Builder()
+                    self._add_dense(builder, "", block, Value(0, channels, side))
                     prices[channels - 1, option] = graph_costs(ArchGraph(tuple(builder.nodes), ()))
             grown = np.asarray([block.channels * block.layers for block in self._blocks], np.int64)
             result.append((2 * prices[0] - prices[1], prices[1] - prices[0], grown))
@@ -514,9 +476,9 @@ class Families(SearchSpace):
         """What stem and head cost on so many channels, (architectures, costs)."""
         points = []
         for wide in (1, 2):
-            builder = _Builder()
+            builder = Builder()
             self._add_stem(builder)
-            self._add_head(builder, _Value(0, wide, 1))
+            self._add_head(builder, Value(0, wide, 1))
             points.append(np.asarray(graph_costs(ArchGraph(tuple(builder.nodes), ())), np.int64))
         return 2 * points[0] - points[1] + (points[1] - points[0]) * channels[:, None]
 

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Tag
 from supernet.darts import Darts
 from supernet.davidnet import DavidNet
 from supernet.families import Families
+from supernet.handmade import HandMade
 from supernet.nasbench201 import NasBench201
 from supernet.op_subset import OpSubset
 from supernet.settings import InputError, nearest
@@ -24,7 +25,7 @@ def kind(settings: object) -> str:
     return str(getattr(settings, "kind", "op_subset"))
 
 
-_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, NasBench201, Darts, Families, Stages)
+_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, NasBench201, Darts, Families, HandMade, Stages)
 """Every space. A new one is entered here."""
 
 SPACES: dict[str, type[SearchSpace]] = {space.model_fields["kind"].default: space for space in _CLASSES}

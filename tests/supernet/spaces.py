@@ -5,7 +5,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from supernet import Darts, DavidNet, Families, NasBench201, OpSubset, architectures
+from supernet import Darts, DavidNet, Families, HandMade, NasBench201, OpSubset, architectures
 from supernet.op_subset import LayerSettings
 from supernet.stages import Stages
 
@@ -150,11 +150,22 @@ def nasbench201_spaces(draw):
     )
 
 
+def handmade_spaces():
+    """``handmade`` spaces of few pixels, or of so many that the stem halves them."""
+    return st.builds(
+        HandMade,
+        input_size=st.sampled_from((1, 4, 7, 9, 16, 130)),
+        input_channels=st.integers(1, 4),
+        classes=st.integers(2, 12),
+    )
+
+
 def spaces():
     """Small spaces of every kind."""
     return st.one_of(
-        op_subset_spaces(), davidnet_spaces(), nasbench201_spaces(), darts_spaces(), families_spaces(), stages_spaces()
-    )
+        op_subset_spaces(), davidnet_spaces(), nasbench201_spaces(), darts_spaces(), families_spaces(),
+        handmade_spaces(), stages_spaces(),
+    )  # fmt: skip
 
 
 @st.composite

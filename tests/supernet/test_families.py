@@ -432,3 +432,10 @@ def test_a_narrower_space_has_the_same_chains_with_fewer_channels(factor):
 def test_a_space_can_be_too_narrow():
     with pytest.raises(InputError, match=r"families: at 0\.01 of its width two options become the same"):
         Families().narrower(0.01)
+
+
+def test_a_sum_that_changes_nothing_is_drawn_as_often_as_others():
+    space = Families(family="resnet", stem="none", depth=(1, 2), channels=(2,), kernels=(3,), max_pools=0)
+    rows = space.sample(3000, np.random.default_rng(0)).tolist()
+    # Half of the chains have two blocks, and a ninth of those each pair of the three.
+    assert all(110 < rows.count([3, other]) < 230 for other in (1, 2, 3))

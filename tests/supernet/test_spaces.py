@@ -84,13 +84,13 @@ def test_an_architecture_of_another_space_has_no_graph(given_pair, data):
     choices = architecture.choices
     place = data.draw(st.integers(0, len(choices) - 1))
     space.graph(architecture)  # what was made before must not stand in for what is refused
-    for foreign in (
-        Architecture("another", choices),
-        Architecture(space.name, (*choices, 0)),
-        Architecture(space.name, (*choices[:place], space.cardinalities[place], *choices[place + 1 :])),
+    for name, foreign in (
+        ("another", choices),
+        (space.name, (*choices, 0)),
+        (space.name, (*choices[:place], space.cardinalities[place], *choices[place + 1 :])),
     ):
         with pytest.raises(InputError):
-            space.graph(foreign)
+            space.graph(Architecture(name, foreign))
 
 
 @given(spaces(), st.integers(0, 50), st.integers(0, 2**32))
