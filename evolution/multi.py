@@ -139,7 +139,8 @@ def sweep_limits(
 ) -> Sweep:
     """Evolution under each of several limits, from the loosest to the tightest and back.
 
-    Each begins with the best of what is known. Nothing is scored twice, and what one limit finds counts for all others that it keeps.
+    Each begins with the best of what is known. Nothing is scored twice, and what one limit finds counts for all others
+    that it keeps.
 
     Args:
         score: from canonical choices to one number each, higher is better.

@@ -113,7 +113,7 @@ class Flat:
 
 
 @dataclass(frozen=True, slots=True)
-class _Graph:
+class GraphNetworks:
     """An ensemble of graph networks, which sees some flat columns besides the graph."""
 
     encoder: GraphEncoder
@@ -122,8 +122,12 @@ class _Graph:
     settings: GraphPredictorSettings
 
     def scores(self, view: View) -> Floats:
+        return np.asarray(self.each(view).mean(axis=1), np.float64)
+
+    def each(self, view: View) -> Floats:
+        """Scores of each network, (graphs, networks)."""
         encoded = self.encoder.encode(view.structure, _SCALARS * view.flat[:, self.columns])
-        return np.asarray(member_scores(self.ensemble, encoded).mean(axis=1), np.float64)
+        return member_scores(self.ensemble, encoded)
 
     def state(self) -> tuple[Arrays, Mapping[str, object]]:
         arrays = {f"network.{name}": value.numpy() for name, value in self.ensemble.state_dict().items()}
@@ -201,7 +205,7 @@ def _graph(*groups: str) -> Fit:
         scores = member_scores(ensemble, encoded)
         without = np.arange(members)[None] % folds == task.folds[:, None]
         out_of_fold = (scores * without).sum(axis=1) / without.sum(axis=1)
-        return Fitted(_Graph(encoder, ensemble, columns, settings), out_of_fold)
+        return Fitted(GraphNetworks(encoder, ensemble, columns, settings), out_of_fold)
 
     return fitted
 
@@ -240,7 +244,7 @@ def _read_graph(arrays: Arrays, state: Mapping[str, Any], width: int) -> Compone
             if name.startswith("network.")
         }
     )
-    return _Graph(encoder, ensemble.eval(), columns, settings)
+    return GraphNetworks(encoder, ensemble.eval(), columns, settings)
 
 
 def _columns(arrays: Arrays, width: int) -> Ints:

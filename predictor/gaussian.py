@@ -57,11 +57,11 @@ class GaussianProcess:
 
     def predict(self, x: Floats) -> Floats:
         """Posterior mean, (rows,)."""
-        return self._covariance(x) @ self.weights
+        return self.covariance(x) @ self.weights
 
     def predict_with_deviation(self, x: Floats) -> tuple[Floats, Floats]:
         """Posterior mean and standard deviation of a new label, its noise included, each (rows,)."""
-        covariance = self._covariance(x)
+        covariance = self.covariance(x)
         own = np.full(len(x), self.noise)
         for term, variance in zip(self.terms, self.variances, strict=True):
             part = x[:, term.columns]
@@ -85,7 +85,8 @@ class GaussianProcess:
             deviation[inside] = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
         return mean, deviation
 
-    def _covariance(self, x: Floats) -> Floats:
+    def covariance(self, x: Floats) -> Floats:
+        """Of rows with the fitted ones, (rows, fitted rows)."""
         total = np.zeros((len(x), len(self.rows)))
         for term, variance, length in zip(self.terms, self.variances, self.lengths, strict=True):
             one, other = x[:, term.columns], self.rows[:, term.columns]
