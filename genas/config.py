@@ -71,6 +71,20 @@ class FitSettings(Settings):
     predictor: GraphPredictorSettings = GraphPredictorSettings()
 
 
+class SearchStageSettings(SearchSettings):
+    """How the predictor is searched.
+
+    Attributes:
+        acquisition: what is maximised: the ``mean`` prediction; ``lower``, that less ``caution`` deviations, for a
+            winner that holds what it promises; the expected ``improvement`` over the best label; or ``thompson``, one
+            of the functions that the labels allow, which another seed draws anew.
+        caution: deviations that ``lower`` takes off.
+    """
+
+    acquisition: Literal["mean", "lower", "improvement", "thompson"] = "mean"
+    caution: Annotated[float, Field(ge=0, le=100)] = 1.0
+
+
 class RetrainSettings(Settings):
     """How the winner and its controls are trained from scratch.
 
@@ -105,7 +119,7 @@ class RunSettings(Settings):
     workers: WorkerSettings = WorkerSettings()
     fidelity: FidelitySettings = FidelitySettings()
     fit: FitSettings = FitSettings()
-    search: SearchSettings = SearchSettings()
+    search: SearchStageSettings = SearchStageSettings()
     retrain: RetrainSettings = RetrainSettings()
 
     @cached_property

@@ -94,11 +94,20 @@ class Predictor:
         Raises:
             InputError: a feature that the fit used is missing.
         """
-        return self.label_scores.value(score_models({"": self}, graphs, features, deviations=False)[""].scores)
+        return self.label_scores.value(self.score(graphs, features, deviations=False).scores)
 
-    def score(self, graphs: Sequence[ArchGraph], features: Sequence[Mapping[str, float]] | None = None) -> Scored:
-        """Normal scores, whose order is that of :meth:`predict`, and their deviations."""
-        return score_models({"": self}, graphs, features)[""]
+    def score(
+        self,
+        graphs: Sequence[ArchGraph],
+        features: Sequence[Mapping[str, float]] | None = None,
+        deviations: bool = True,
+    ) -> Scored:
+        """Normal scores, whose order is that of :meth:`predict`, and their deviations.
+
+        Args:
+            deviations: each its own, which takes as long as the scores; without them all are alike.
+        """
+        return score_models({"": self}, graphs, features, deviations)[""]
 
     def interval(self, scored: Scored, level: float) -> tuple[Floats, Floats]:
         """Ends of intervals that hold a new label with a given probability, each (graphs,).
