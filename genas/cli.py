@@ -208,14 +208,78 @@ def fit(
 
 
 @app.command()
-def search(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+def search(
+    source: Source,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The true optimum under the limits, and how near evolution comes to it.")
+    ] = False,
+    limits: Annotated[
+        str | None,
+        typer.Option("--limits", metavar="5M:20M:20", help="A winner for each of 20 limits on MACs; or COST=A:B:N."),
+    ] = None,
+    front: Annotated[
+        str | None,
+        typer.Option("--front", metavar="COST,...", help="The trade-off of the prediction and these costs."),
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option("--also", metavar="DIR", help="With --front: a further predictor, as fit --out writes it."),
+    ] = None,
+    many: Annotated[bool, typer.Option("--many", help="With --front: NSGA-III, for four objectives or more.")] = False,
+    top: Annotated[
+        int | None, typer.Option("--top", metavar="N", help="Show the best N; with --retrain, train them.")
+    ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="With --top: train the best N; validation accuracy picks the winner.")
+    ] = False,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
     """Search with the fitted predictor under the hard limits, besides random search at equal cost."""
-    from genas.searching import search as stage
-    from genas.words import found
-
+    kinds = {"--exact": exact, "--limits": limits is not None, "--front": front is not None, "--top": top is not None}
+    given = [name for name, is_given in kinds.items() if is_given]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} ask different questions: one at a time")
+    if front is None and (also or many):
+        raise typer.BadParameter("--also and --many say what --front looks at: add it, or leave them out")
+    if retrain and top is None:
+        raise typer.BadParameter("--retrain trains the best few: say how many with --top N")
+    if top is not None and not 1 <= top <= 1000:
+        raise typer.BadParameter(f"--top {top}: expected 1 to 1000")
     loaded = _load(source, overrides, logs)
-    result = stage(loaded)
-    _answer(result, as_json, found(result), f"Next: genas retrain {loaded.name}")
+    from genas import words
+
+    if exact or limits is not None or front is not None:
+        from genas.searching import search_exact, search_front, search_limits
+
+        if exact:
+            result = search_exact(loaded)
+            _answer(result, as_json, words.found_exact(result))
+        elif limits is not None:
+            result = search_limits(loaded, limits)
+            told = f"Saved in {loaded.folder / 'winner' / 'limits.json'}."
+            _answer(result, as_json, words.found_limits(result), told)
+        else:
+            names = [name.strip() for name in (front or "").split(",") if name.strip()]
+            result = search_front(loaded, names, also or (), many)
+            told = f"Saved in {loaded.folder / 'winner' / 'front.json'}."
+            _answer(result, as_json, words.found_front(result), told)
+        return
+    if retrain and top is not None:
+        from genas.display import Display
+        from genas.picking import pick
+
+        with Display(quiet=as_json) as display:
+            result = pick(loaded, top, display.stage("search"))
+        _answer(result, as_json, words.chosen(result), f"Next: genas retrain {loaded.name}")
+        _exit_if_failed(result["top"])
+        return
+    from genas.searching import search as stage
+
+    result = stage(loaded if top is None else _with_keep(loaded, top))
+    best = [] if top is None else [words.best(result, top)]
+    _answer(result, as_json, words.found(result), *best, f"Next: genas retrain {loaded.name}")
 
 
 @app.command()
@@ -598,6 +662,15 @@ def _names(metrics: str | None) -> tuple[str, ...]:
     from genas.scoring import DEFAULT_METRICS
 
     return DEFAULT_METRICS if metrics is None else tuple(name.strip() for name in metrics.split(",") if name.strip())
+
+
+def _with_keep(run: Run, count: int) -> Run:
+    """The run with at least so many architectures in what a search returns."""
+    settings = run.settings.search
+    if settings.keep >= count:
+        return run
+    kept = settings.model_copy(update={"keep": count})
+    return run.model_copy(update={"settings": run.settings.model_copy(update={"search": kept})})
 
 
 def _with_metric(run: Run, metric: str) -> Run:

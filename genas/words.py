@@ -175,6 +175,113 @@ def found(result: dict[str, Any]) -> str:
     )
 
 
+def best(result: dict[str, Any], count: int) -> str:
+    """The best few of ``search``."""
+    return "\n".join(["  best:", *(_candidate(result, entry) for entry in result["evolution"]["best"][:count])])
+
+
+def _candidate(result: dict[str, Any], entry: dict[str, Any]) -> str:
+    far = (
+        f", {entry['distance']:.1f} times as far from the labelled ones as usual: hardly known" if entry["far"] else ""
+    )
+    costs = _costs(entry, result["limits"])
+    return f"    {entry['architecture']}: predicted {_score(result, entry['predicted'])}, {costs}{far}"
+
+
+def found_exact(result: dict[str, Any]) -> str:
+    """A few lines for ``search --exact``."""
+    exact, evolved = result["optimum"], result["evolution"]
+    of = (
+        "the predictor"
+        if result["of"] == "predictor"
+        else "a sum over the choices that stands for the predictor, whose own optimum cannot be had here (their orders "
+        f"agree with tau {result['agreement']:.2f})"
+    )
+    gap = result["gap"]
+    reached = "evolution reaches it" if gap < 1e-9 else f"evolution stays {gap:.4g} deviations of the labels below it"
+    return "\n".join(
+        [
+            f"search --exact: by {result['method']}, {result['networks']:,} networks scored, "
+            f"{duration(result['seconds'])}, under {limits_words(result['limits'])}; of {of}",
+            f"  optimum   {_candidate(result, exact).strip()}",
+            f"  evolution {_candidate(result, evolved).strip()} ({evolved['queries']:,} scored)",
+            f"  {reached}",
+        ]
+    )
+
+
+_MOST_SHOWN = 40
+
+
+def found_limits(result: dict[str, Any]) -> str:
+    """A table for ``search --limits``."""
+    others = "" if not result["limits"] else f", besides {limits_words(result['limits'])}"
+    lines = [
+        f"search --limits: {len(result['winners'])} limits on {result['cost']}{others}; {result['queries']:,} "
+        f"architectures scored in {duration(result['seconds'])}"
+    ]
+    for row in result["winners"]:
+        entry = row["winner"]
+        text = "nothing keeps it"
+        if entry is not None:
+            cost = f"{entry[result['cost']]:,}"
+            text = f"predicted {_score(result, entry['predicted'])} at {cost}: {entry['architecture']}"
+        lines.append(f"  {result['cost']} <= {row['limit']:>12,}  {text}")
+    lines.append(f"  front of prediction and {result['cost']}: {len(result['front'])} architectures")
+    return "\n".join(lines)
+
+
+def found_front(result: dict[str, Any]) -> str:
+    """A table for ``search --front``."""
+    names = [one["name"] for one in result["objectives"]]
+    wanted = ", ".join(f"{'most' if one['maximised'] else 'least'} {one['name']}" for one in result["objectives"])
+    lines = [
+        f"search --front: {wanted}, under {limits_words(result['limits'])}; {result['queries']:,} architectures scored "
+        f"in {duration(result['seconds'])}, {len(result['front'])} that nothing dominates",
+        "  " + " ".join(f"{name:>14}" for name in names) + "  architecture",
+    ]
+    entries = result["front"]
+    step = max(-(-len(entries) // _MOST_SHOWN), 1)
+    for entry in entries[::step]:
+        lines.append(
+            "  " + " ".join(f"{_objective(name, entry[name]):>14}" for name in names) + f"  {entry['architecture']}"
+        )
+    if step > 1:
+        lines.append(f"  one in {step} of {len(entries)}; --json and the file have all")
+    return "\n".join(lines)
+
+
+def _objective(name: str, value: float) -> str:
+    if name == "accuracy":
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.5g}"
+
+
+def chosen(result: dict[str, Any]) -> str:
+    """A table for ``search --top N --retrain``."""
+    top = result["top"]
+    lines = [
+        f"search: the best {len(top['entries'])} by prediction, trained {_times(top['seeds'])}; accuracy on the "
+        f"validation images picks, the test images stay unread"
+    ]
+    for entry in top["entries"]:
+        measured = "failed" if entry["mean"] is None else f"{entry['mean']:.2%}"
+        mark = "*" if entry["key"] == top["picked"] else " "
+        lines.append(
+            f"  {mark} {entry['architecture']}: predicted {_score(result, entry['predicted'])}, measured {measured}"
+        )
+    if top["tau"] is not None:
+        lines.append(f"  order of predictions and measurements among them: Kendall tau {top['tau']:.2f}")
+    lines.append(
+        f"  predicted - measured: {top['optimism'] * 100:+.2f} points on average" if top["optimism"] is not None else ""
+    )
+    return "\n".join(line for line in lines if line)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times each"
+
+
 def _trusted_winner(result: dict[str, Any]) -> str:
     trust = result["trust"]
     low, high = (_score(result, value) for value in trust["interval"])
