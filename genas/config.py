@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import AfterValidator, Field, SerializeAsAny, TypeAdapter
+from pydantic import AfterValidator, Field, SerializeAsAny, TypeAdapter, field_validator
 
 from data_gen import GenerateSettings, WorkerSettings
 from evolution import SearchSettings
@@ -26,7 +26,7 @@ from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_fi
 from predictor import GraphPredictorSettings
 from supernet import Bound, InputError, OpSubset, SearchSpace, Settings
 from supernet.files import read_proved_text, write_proved_text
-from supernet.settings import nearest
+from supernet.settings import distinct, nearest
 from supernet.spaces import SPACES, AnySpace, kind
 from training import DataSettings, Recipe
 
@@ -91,10 +91,14 @@ class RetrainSettings(Settings):
     Attributes:
         seeds: trainings of each, for the spread.
         recipe: how each is trained; None is the recipe of ``generate``.
+        handmade: networks made by hand that the winner is compared with, each as wide as the winner's MACs allow.
     """
 
     seeds: Annotated[int, Field(ge=1, le=100)] = 3
     recipe: Recipe | None = None
+    handmade: tuple[Literal["vgg", "resnet", "densenet", "mobilenet"], ...] = ("vgg", "resnet", "densenet", "mobilenet")
+
+    _distinct = field_validator("handmade")(distinct)
 
 
 class RunSettings(Settings):

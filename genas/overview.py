@@ -28,7 +28,7 @@ def estimate(run: Run) -> dict[str, Any]:
     run, info = resolve(run)
     settings, space = run.settings, run.settings.space
     planned = plan(space, settings.generate, settings.bounds, settings.seed)
-    retrainings = 3 * settings.retrain.seeds
+    retrainings = (3 + len(settings.retrain.handmade)) * settings.retrain.seeds
     devices = device_names(settings.workers)
     macs = space.costs(np.array([architecture.choices for architecture, _, _ in planned], np.int8))["macs"]
     graph = space.graph(planned[int(np.argsort(macs)[len(macs) // 2])][0])

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from scipy import stats
 
-from data_gen import Job, Result, Task, open_store, run_lock
+from data_gen import Job, Result, Store, Task, open_store, run_lock
 from evolution import closest_in_macs
 from genas.config import Run
 from genas.stages import (
@@ -30,9 +30,11 @@ from genas.stages import (
     saved_settings,
     train_jobs,
 )
-from supernet import COST_NAMES, Architecture, InputError
+from supernet import COST_NAMES, Architecture, HandMade, InputError, Limits
 from supernet.export import network_source
 from supernet.files import bytes_digest, read_json, write_bytes, write_json, write_text
+from supernet.handmade import closest_handmade
+from supernet.limits import within
 from supernet.network import build_network
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe
@@ -41,8 +43,10 @@ from training import DataInfo, Recipe
 def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     """Train the winner from scratch with several seeds, and its controls under the same recipe.
 
-    Controls are the best generated architecture and a random one with the winner's MACs. Training uses
-    the training and validation images; the test split is measured on here and nowhere else, once a training.
+    Controls are the best generated architecture within the limits (of a random sample that is what the same trainings
+    find without a predictor), a random one with the winner's MACs, and networks made by hand, as wide as those MACs
+    allow. Training uses the training and validation images; the test split is measured on here and nowhere else, once
+    a training.
 
     Returns:
         The content of ``winner/retrain.json``. ``winner/`` also gets ``model.py`` and ``weights.safetensors``.
@@ -69,7 +73,8 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             claim(store, run, info, "retrain", retrain_settings(settings, recipe))
             begin(run, info, store, "retrain")
             # The limits that the winner was searched under, which may be others than the sample's.
-            roles = _controls(space, winner, store.results("generate"), winner_file["limits"], settings.seed)
+            limits = settings.with_limits(winner_file["limits"]).bounds
+            roles = _controls(space, winner, store.results("generate"), limits, settings.seed)
             planned = [
                 (architecture, settings.seed + number, role)
                 for number in range(settings.retrain.seeds)
@@ -83,11 +88,56 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights, weights), progress)
             wanted = {job.id for job in jobs}
             results = [result for result in store.results("retrain") if result.job.id in wanted]
-            written = _write_retrained(run, info, recipe, roles, winner_file, results, weights)
+            made = handmade(space, int(space.costs(winner.row())["macs"][0]), settings.retrain.handmade)
+            more = _train_handmade(run, info, recipe, store, made, progress)
+            written = _write_retrained(run, info, recipe, {**roles, **made}, winner_file, [*results, *more], weights)
             store.seal()
             return written
         finally:
             store.close()
+
+
+_HANDMADE = "handmade"
+_WIDTH_GAP = 0.1  # of the MACs asked for; what is further off is no comparison at equal cost
+
+
+def handmade(space: AnySpace, macs: int, families: Sequence[str]) -> dict[str, Architecture]:
+    """Networks made by hand with nearly so many MACs on the same pictures, by family; where there are none, none."""
+    own = _handmade_space(space)
+    found = {family: closest_handmade(own, family, macs) for family in families}
+    return {family: one for family, (one, got) in found.items() if abs(got - macs) <= _WIDTH_GAP * macs}
+
+
+def _handmade_space(space: AnySpace) -> HandMade:
+    """Networks made by hand for the same pictures and classes."""
+    shared = {"input_size": space.input_size, "input_channels": space.input_channels, "classes": space.classes}
+    return HandMade.model_validate(shared)
+
+
+def _train_handmade(
+    run: Run,
+    info: DataInfo,
+    recipe: Recipe,
+    store: Store,
+    made: Mapping[str, Architecture],
+    progress: ShowProgress | None,
+) -> list[Result]:
+    """Results of networks made by hand, trained as the winner is; a stage of its own, as their space is another."""
+    if not made:
+        return []
+    space = _handmade_space(run.settings.space)
+    settings = run.settings.model_copy(update={"space": space})
+    claim(store, run, info, _HANDMADE, retrain_settings(settings, recipe))
+    planned = [
+        (architecture, settings.seed + number, family)
+        for number in range(settings.retrain.seeds)
+        for family, architecture in made.items()
+    ]
+    jobs = add_jobs(store, space, _HANDMADE, planned)
+    task = Task(space, info, recipe, "test", checkpoints=run.folder / "checkpoints")
+    train_jobs(run, store, jobs, task, progress)
+    wanted = {job.id for job in jobs}
+    return [result for result in store.results(_HANDMADE) if result.job.id in wanted]
 
 
 def _weights(folder: Path, job: Job) -> Path:
@@ -104,14 +154,13 @@ def _is_whole(weights: Path) -> bool:
 
 
 def _controls(
-    space: AnySpace, winner: Architecture, generated: Sequence[Result], limits: dict[str, int], seed: int
+    space: AnySpace, winner: Architecture, generated: Sequence[Result], limits: Limits, seed: int
 ) -> dict[str, Architecture]:
     """The winner and what it must beat, by role. A control that is the winner, or is not to be had, is left out."""
     roles = {"winner": winner}
-    feasible = [
-        result for result in generated
-        if all(result.costs[name] <= limit for name, limit in limits.items())
-    ]  # fmt: skip
+    rows = np.array([result.job.architecture.choices for result in generated], np.int8)
+    fits = within(space, rows, limits) if len(rows) else np.zeros(0, np.bool_)
+    feasible = [result for result, keeps in zip(generated, fits, strict=True) if keeps]
     if feasible:
         labels: dict[Architecture, list[float]] = {}
         for result in feasible:
@@ -138,14 +187,15 @@ def _write_retrained(
     weights: Path,
 ) -> dict[str, Any]:
     space = run.settings.space
+    spaces = {one.name: one for one in (space, _handmade_space(space))}
     entries: dict[str, Any] = {}
     for role, architecture in roles.items():
         trained = [result for result in results if result.job.architecture == architecture]
-        costs = space.costs(architecture.row())
+        costs = spaces[architecture.space].costs(architecture.row())
         accuracies = [result.accuracy for result in trained]
         entries[role] = {
             "key": architecture.key,
-            "architecture": space.format(architecture),
+            "architecture": spaces[architecture.space].format(architecture),
             **{name: int(costs[name][0]) for name in COST_NAMES},
             "test_accuracies": accuracies,
             "mean": float(np.mean(accuracies)) if accuracies else None,
