@@ -145,6 +145,21 @@ def search_curve(evolution: Points, random: Points, unit: str) -> str:
         return _svg(figure, "search", f"Best predicted {unit} so far against predictor queries")
 
 
+def front_curve(front: Points, winners: Points, cost: str, unit: str) -> str:
+    """Front of (cost, best predicted) and the winner of each limit, drawn at its limit."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(4.7, 3.3)
+        costs, best = zip(*sorted(front), strict=True)
+        axes.step(costs, best, where="post", color=_FIRST, linewidth=1.6, label="front of all that was scored")
+        limits, found = zip(*winners, strict=True)
+        axes.scatter(limits, found, s=26, color=_SECOND, label="winner of each limit", zorder=3)
+        axes.set_xlabel(_label(cost), parse_math=False)
+        axes.set_ylabel(_label(f"predicted {unit}"), parse_math=False)
+        axes.margins(0.06)
+        _legend(figure, axes)
+        return _svg(figure, "limits", f"Predicted {unit} against {cost}, and the winner of each limit")
+
+
 def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, float, float, float]]]]) -> str:
     """Median and quartiles of accuracy by epoch.
 

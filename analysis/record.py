@@ -20,6 +20,10 @@ MOST_CURVES = 2_000
 """Of more trainings the report reads the curves of so many: their quartiles would look the same."""
 
 
+_OWN_STAGES = ("generate", "retrain", "top", "handmade")
+"""Stages of a store that are no cheap settings."""
+
+
 class _Content(BaseModel):
     """A file that an earlier stage wrote. Keys that the report does not show may be there."""
 
@@ -136,6 +140,8 @@ class Fidelity(_Content):
 class Costed(_Content):
     """An architecture and its exact costs for one image."""
 
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="allow")  # other costs, where those are limited
+
     key: str
     architecture: str
     macs: int
@@ -143,15 +149,18 @@ class Costed(_Content):
     params: int
     activations: int
 
-    def cost(self, name: str) -> int:
-        """One of the costs by its name."""
-        return int(getattr(self, name))
+    def cost(self, name: str) -> float | None:
+        """One of the costs by its name; None where it was not counted."""
+        value = getattr(self, name, None)
+        return None if value is None else float(value)
 
 
 class Candidate(Costed):
     """An architecture that was searched for, with its predicted metric."""
 
     predicted: float
+    distance: float | None = None
+    far: bool = False
 
 
 class Winner(Candidate):
@@ -175,18 +184,39 @@ class WinnerTrust(_Content):
     level: float
     interval: tuple[float, float]
     distance: float
+    far: bool = False
 
 
 class Search(_Content):
     """``winner/search.json``; earlier versions do not tell how far to trust the winner's prediction."""
 
     metric: str
-    limits: dict[str, int]
+    limits: dict[str, Any]
+    acquisition: str = "mean"
     evolution: Searched
     random: Searched
     evolution_seconds: float
     seconds: float
     trust: WinnerTrust | None = None
+
+
+class LimitWinner(_Content):
+    """What was found under one of several limits; None where nothing keeps it."""
+
+    limit: int
+    winner: Candidate | None
+
+
+class Sweep(_Content):
+    """``winner/limits.json``: a winner for each of several limits on one cost, and the front of all that was scored."""
+
+    metric: str
+    cost: str
+    limits: dict[str, Any]
+    winners: tuple[LimitWinner, ...]
+    front: tuple[Candidate, ...]
+    queries: int
+    seconds: float
 
 
 class Role(Costed):
@@ -295,6 +325,7 @@ class Record:
     search: Search | None
     winner: Winner | None
     retrain: Retrain | None
+    sweep: Sweep | None
     meta: Meta | None
     config: Mapping[str, Any]
     config_text: str
@@ -310,14 +341,14 @@ class Record:
         return str(data["source"]) if isinstance(data, dict) and "source" in data else None
 
     @property
-    def limits(self) -> dict[str, int]:
-        """Largest allowed value of each cost: those of the search, before it those of the configuration."""
+    def limits(self) -> dict[str, Any]:
+        """What each cost may be: the limits of the search, before it those of the configuration."""
         if self.search is not None:
             return self.search.limits
         limits = self.config.get("limits")
         if not isinstance(limits, dict):
             return {}
-        return {str(name): value for name, value in limits.items() if isinstance(value, int)}
+        return {str(name): value for name, value in limits.items()}
 
     @cached_property
     def generated(self) -> list[Generated]:
@@ -362,7 +393,7 @@ def read_record(folder: Path) -> Record:
         try:
             generate = _trainings(store, "generate", retries)
             retraining = _trainings(store, "retrain", retries)
-            others = [stage for stage in store.stages() if stage not in ("generate", "retrain")]
+            others = [stage for stage in store.stages() if stage not in _OWN_STAGES]
             cheap = {stage: _trainings(store, stage, retries) for stage in others}
         finally:
             store.close()
@@ -378,6 +409,7 @@ def read_record(folder: Path) -> Record:
         _read(folder / "winner" / "search.json", Search),
         _read(folder / "winner" / "architecture.json", Winner),
         _read(folder / "winner" / "retrain.json", Retrain),
+        _read(folder / "winner" / "limits.json", Sweep),
         _read(folder / "meta.json", Meta),
         config,
         config_text,

@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis import figures, words
 from analysis.drawing import draw_graph
-from analysis.record import Costed, Evaluation, Fidelity, Record, Trainings, is_fraction
+from analysis.record import Candidate, Costed, Evaluation, Fidelity, Record, Trainings, is_fraction
 from data_gen.store import Failure
 from supernet.graph import graph_from_json
 
@@ -94,7 +94,7 @@ def summary(record: Record) -> list[tuple[str, str]]:
     if retrain is not None and "winner" in retrain.roles:
         role = retrain.roles["winner"]
         lines.append(("Winner", f"test accuracy {words.measured(role)}; {_costs_and_limit(record, role)}."))
-        for name in ("best_generated", "random_same_macs"):
+        for name in words.ROLES:
             heading = f"Over {words.role(name)}"
             if name in retrain.gains:
                 lines.append((heading, f"{words.gain(retrain.gains[name])}."))
@@ -120,7 +120,7 @@ def summary(record: Record) -> list[tuple[str, str]]:
                 ("Winner's prediction", f"an architecture like the labelled ones would lie between {low} and {high} "
                  f"({words.percent(search.trust.level, 0)} interval); the winner was chosen for its prediction, and is "
                  f"likelier below. It is {search.trust.distance:.1f} times as far from the nearest labelled one as "
-                 f"those are from each other.")
+                 f"those are from each other{', so little is known of it' if search.trust.far else ''}.")
             )  # fmt: skip
     if evaluation is not None:
         lines.append(("Predictor", f"{words.trust(evaluation)}."))
@@ -147,6 +147,7 @@ def sections(record: Record) -> list[Section]:
         _accuracy(record),
         *([_fidelity(record.fidelity)] if record.fidelity is not None else []),
         _search(record),
+        *([_sweep(record)] if record.sweep is not None else []),
         _drawing(record),
         _retrain(record),
         _curves(record),
@@ -308,11 +309,12 @@ def _accuracy(record: Record) -> Section:
     if not generated:
         return Section(key, title, "No architecture of this run has a label yet.")
     cost = next((name for name in record.limits if name.endswith("macs")), "macs")
-    limit = record.limits.get(cost)
+    limited = record.limits.get(cost)
+    limit = limited if isinstance(limited, int) else None
     winner = record.winner
     star = None
     if winner is not None and record.search is not None and record.search.metric == "accuracy":
-        star = (winner.cost(cost) / 1e6, 100 * winner.predicted)
+        star = ((winner.cost(cost) or 0) / 1e6, 100 * winner.predicted)
     axis = "MACs per image (million)" if cost == "macs" else "convolution MACs per image (million)"
     figure = figures.accuracy_against_cost(
         [(row.costs[cost] / 1e6, 100 * row.accuracy) for row in generated],
@@ -417,9 +419,74 @@ def _search(record: Record) -> Section:
         f"distinct and within the limit ({words.limits(search.limits)}). Source: winner/search.json."
     )
     rows = [(name, queries, best) for name, found in histories for queries, best in found.history]
+    limited = [name for name in record.limits if name not in ("macs", "params")]
+    top = Table(
+        ("best by prediction", f"predicted {unit}", "MACs (million)", "parameters", *limited, "distance"),
+        [_candidate_row(candidate, scale, limited) for candidate in search.evolution.best[:_MOST_CANDIDATES]],
+    )
+    far = sum(candidate.far for candidate in search.evolution.best)
+    if far:
+        text.append(
+            f"{words.count(far, 'candidate')} of the {len(search.evolution.best)} best "
+            f"{'lies' if far == 1 else 'lie'} more than twice as far from the labelled architectures as those lie "
+            f"from each other: predictions there are guesses."
+        )
+    if search.acquisition != "mean":
+        text.append(f"What was maximised is not the mean prediction but: {search.acquisition}.")
     return Section(
-        key, title, text=text, figure=figure, caption=caption,
+        key, title, text=text, figure=figure, caption=caption, tables=[top],
         details=[_data(("search", "queries", f"best_predicted_{search.metric}"), rows)],
+    )  # fmt: skip
+
+
+_MOST_CANDIDATES = 10
+
+
+def _candidate_row(candidate: Candidate, scale: float, limited: Sequence[str]) -> tuple[str, ...]:
+    distance = "" if candidate.distance is None else f"{candidate.distance:.1f}{' (far)' if candidate.far else ''}"
+    others = (candidate.cost(name) for name in limited)
+    return (
+        candidate.architecture,
+        f"{scale * candidate.predicted:.2f}" if scale != 1 else f"{candidate.predicted:.4g}",
+        f"{candidate.macs / 1e6:,.3f}",
+        f"{candidate.params:,}",
+        *("" if value is None else f"{value:,.6g}" for value in others),
+        distance,
+    )
+
+
+def _sweep(record: Record) -> Section:
+    key, title = "limits", "One winner for each limit"
+    sweep = record.sweep
+    assert sweep is not None
+    fraction = is_fraction(sweep.metric, [candidate.predicted for candidate in sweep.front])
+    scale, unit = (100, "accuracy (%)") if fraction else (1, sweep.metric)
+    million = 1e6 if sweep.cost.endswith("macs") else 1
+    name = words.COSTS.get(sweep.cost, sweep.cost)
+    axis = f"{name} per image (million)" if million > 1 else name
+    points = [((one.cost(sweep.cost) or 0) / million, scale * one.predicted) for one in sweep.front]
+    found = [row for row in sweep.winners if row.winner is not None]
+    marks = [(row.limit / million, scale * row.winner.predicted) for row in found if row.winner is not None]
+    figure = figures.front_curve(points, marks, axis, unit) if marks else ""
+    rows = [
+        (
+            f"{row.limit / million:,.6g}",
+            "nothing keeps it" if row.winner is None else row.winner.architecture,
+            "" if row.winner is None else f"{scale * row.winner.predicted:.4g}",
+            "" if row.winner is None else f"{(row.winner.cost(sweep.cost) or 0) / million:,.6g}",
+        )
+        for row in sweep.winners
+    ]
+    caption = (
+        f"The line is what nothing cheaper is predicted to reach, of {sweep.queries:,} architectures scored in "
+        f"{words.duration(sweep.seconds)}; dots are the winners at their limits. Predictions, not measurements; other "
+        f"limits: {words.limits(sweep.limits)}. Source: winner/limits.json."
+    )
+    data = [(one.key, one.cost(sweep.cost), one.predicted) for one in sweep.front]
+    return Section(
+        key, title, figure=figure, caption=caption,
+        tables=[Table((f"limit on {axis}", "winner", f"predicted {unit}", axis), rows)],
+        details=[_data(("architecture", sweep.cost, f"predicted_{sweep.metric}"), data)],
     )  # fmt: skip
 
 
@@ -485,6 +552,17 @@ def _retrain(record: Record) -> Section:
         rows, left=2,
     )  # fmt: skip
     text = [f"Winner less {words.role(name)}: {words.gain(gain)}." for name, gain in retrain.gains.items()]
+    if "winner" in retrain.roles and retrain.roles["winner"].mean is not None and _is_fraction(record):
+        text.append(
+            f"Predicted for the winner: {words.percent(retrain.predicted)} on validation images, trained as the "
+            f"labelled ones were; measured here on other images after training on more: "
+            f"{words.percent(retrain.roles['winner'].mean)}."
+        )
+    if "best_generated" in retrain.roles:
+        text.append(
+            f"The best generated architecture is the best by validation accuracy of {len(record.generated):,} that "
+            f"were trained: of a random sample, what as many trainings find without a search."
+        )
     if record.generated and "best_generated" not in retrain.roles:
         text.append("The best generated architecture is the winner itself, so it is no control.")
     winner = retrain.roles.get("winner")
@@ -651,7 +729,7 @@ def _machine(record: Record) -> list[tuple[str, str]]:
 
 def _costs_and_limit(record: Record, costed: Costed) -> str:
     names = list(dict.fromkeys(("macs", *record.limits, "params")))
-    parts = [words.cost(name, costed.cost(name)) for name in names]
+    parts = [words.cost(name, value) for name in names if (value := costed.cost(name)) is not None]
     return f"{', '.join(parts)} (limit: {words.limits(record.limits)})"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from analysis.record import Evaluation, Fidelity, Gain, LabelNoise, ModelTau, Record, Role
 
@@ -17,7 +18,15 @@ COSTS = {
     "activations": "activation elements",
 }
 
-ROLES = {"winner": "winner", "best_generated": "best generated", "random_same_macs": "random, same MACs"}
+ROLES = {
+    "winner": "winner",
+    "best_generated": "best generated",
+    "random_same_macs": "random, same MACs",
+    "vgg": "VGG, same MACs",
+    "resnet": "ResNet, same MACs",
+    "densenet": "DenseNet, same MACs",
+    "mobilenet": "MobileNetV2, same MACs",
+}
 
 LABELS = {"validation": "validation accuracy", "train": "training accuracy", "tse": "minus sum of losses"}
 """Kinds of label that a cheap training gives."""
@@ -49,15 +58,25 @@ def amount(name: str, value: float) -> str:
     return f"{value / 1e6:,.3f}{_SPACE}million" if name.endswith("macs") else f"{value:,.0f}"
 
 
-def limits(values: Mapping[str, int]) -> str:
+def limits(values: Mapping[str, Any]) -> str:
     """All limits, as ``MACs at most 0.75 million``."""
-    if not values:
-        return "no limit"
-    return ", ".join(
-        f"{COSTS.get(name, name)} at most "
-        + (f"{value / 1e6:,.10g}{_SPACE}million" if name.endswith("macs") else f"{value:,}")
-        for name, value in values.items()
-    )
+    return ", ".join(f"{COSTS.get(name, name)} {_limit(name, value)}" for name, value in values.items()) or "no limit"
+
+
+def _limit(name: str, value: Mapping[str, float | None] | float | str) -> str:
+    ends = (value.get("min"), value.get("max")) if isinstance(value, Mapping) else (None, value)
+    least, most = (None if end is None else _bound(name, end) for end in ends)
+    if least is None:
+        return f"at most {most}"
+    return f"at least {least}" if most is None else f"from {least} to {most}"
+
+
+def _bound(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return f"{value} of the reference"
+    if name == "latency":
+        return f"{value:,.4g}{_SPACE}ms"
+    return f"{value / 1e6:,.10g}{_SPACE}million" if name.endswith("macs") else f"{value:,}"
 
 
 def duration(seconds: float) -> str:
