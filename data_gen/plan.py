@@ -11,17 +11,40 @@ from supernet import Architecture, Limits, SearchSpace, Settings, architectures,
 from training import Recipe
 
 
+class ActiveSettings(Settings):
+    """How labels choose what is labelled next.
+
+    Attributes:
+        first: random networks trained before there is a model of them.
+        batch: networks trained between two models.
+        bonus: deviations added to the mean of what a network would be worth; larger explores more.
+        patience: batches after which it may stop: neither did Kendall tau on held-out labels move by ``tau_change``,
+            nor did the best prediction under the limits rise by ``gain``.
+        tau_change: see ``patience``.
+        gain: see ``patience``; accuracy, a fraction.
+    """
+
+    first: Annotated[int, Field(ge=5, le=1_000_000)] = 40
+    batch: Annotated[int, Field(ge=1, le=10_000)] = 20
+    bonus: Annotated[float, Field(ge=0, le=100)] = 0.5
+    patience: Annotated[int, Field(ge=1, le=10_000)] = 3
+    tau_change: Annotated[float, Field(ge=0, le=2)] = 0.05
+    gain: Annotated[float, Field(ge=0, le=1)] = 0.002
+
+
 class GenerateSettings(Settings):
     """How the labels are made.
 
     Attributes:
-        architectures: distinct networks to train. Raising it later adds to the same run.
+        architectures: distinct networks to train, at most. Raising it later adds to the same run.
+        active: let the labels so far choose the next ones, batch by batch; None samples all at random.
         repeat_fraction: share of them trained a second time with another seed, which measures how much
             of a label is noise.
         recipe: how each is trained.
     """
 
     architectures: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    active: ActiveSettings | None = None
     repeat_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     recipe: Recipe = Recipe()
 

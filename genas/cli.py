@@ -85,6 +85,10 @@ def run(
 @app.command()
 def generate(
     source: Source,
+    active: Annotated[
+        bool,
+        typer.Option("--active", help="Let the labels so far choose the next ones; stops when nothing changes."),
+    ] = False,
     overrides: Overrides = None,
     logs: Logs = "logs",
     dry_run: Annotated[
@@ -94,6 +98,8 @@ def generate(
 ) -> None:
     """Train a sample of architectures; each result is kept the moment it is there."""
     loaded = _load(source, overrides, logs)
+    if active and loaded.settings.generate.active is None:
+        loaded = _active(loaded)
     if dry_run:
         _dry_run(loaded, as_json)
         return
@@ -662,6 +668,14 @@ def _names(metrics: str | None) -> tuple[str, ...]:
     from genas.scoring import DEFAULT_METRICS
 
     return DEFAULT_METRICS if metrics is None else tuple(name.strip() for name in metrics.split(",") if name.strip())
+
+
+def _active(run: Run) -> Run:
+    """The run with active labelling as it comes."""
+    from data_gen import ActiveSettings
+
+    generate_settings = run.settings.generate.model_copy(update={"active": ActiveSettings()})
+    return run.model_copy(update={"settings": run.settings.model_copy(update={"generate": generate_settings})})
 
 
 def _with_keep(run: Run, count: int) -> Run:

@@ -7,6 +7,7 @@ from typing import Any
 
 from data_gen import Task, open_store, plan, read_store, refuse_if_driven, run_lock, write_label_table
 from genas.config import Run
+from genas.labelling import label_actively
 from genas.scoring import run_features
 from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, saved_settings, train_jobs
 from supernet import InputError, SearchSpace
@@ -16,9 +17,11 @@ from supernet.spaces import make_space
 def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     """Train the planned architectures that have no result yet.
 
+    With ``generate.active`` the labels so far choose the next ones, see :func:`genas.labelling.label_actively`.
+
     Returns:
         Counts (``planned``, ``found`` before this call, ``trained`` by it, ``failed``), ``best`` accuracy,
-        ``seconds``.
+        ``seconds``; of active labelling also ``rounds`` and why it ``stopped``.
 
     Raises:
         InputError: settings that contradict the run's labels, or limits that nothing keeps.
@@ -35,9 +38,12 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         try:
             claim(store, run, info, "generate", label_settings(settings))
             begin(run, info, store, "generate")
-            jobs = add_jobs(store, settings.space, "generate", planned)
             task = Task(settings.space, info, settings.generate.recipe, checkpoints=run.folder / "checkpoints")
-            result = train_jobs(run, store, jobs, task, progress)
+            if settings.generate.active is not None:
+                result = label_actively(run, store, task, progress)
+            else:
+                jobs = add_jobs(store, settings.space, "generate", planned)
+                result = train_jobs(run, store, jobs, task, progress)
             store.seal()
             return result
         finally:

@@ -19,10 +19,24 @@ def generated(result: dict[str, Any]) -> str:
     """One line for ``generate``."""
     best = "" if result["best"] is None else f"; best validation accuracy {result['best']:.2%}"
     failed = f", {result['failed']} failed (see the report)" if result["failed"] else ""
-    return (
+    line = (
         f"generate: {result['planned']} trainings planned, {result['found']} found, {result['trained']} trained"
         f"{failed} in {duration(result['seconds'])}{best}"
     )
+    if "rounds" not in result:
+        return line
+    rounds = [
+        f"  after {one['labels']} labels: Kendall tau {one['tau']:.2f} held out, best prediction {one['best']:.2%}"
+        for one in result["rounds"]
+    ]
+    return "\n".join([line, *rounds, f"  {_STOPPED[result['stopped']]}"])
+
+
+_STOPPED = {
+    "settled": "stopped: neither tau nor the best prediction has moved",
+    "exhausted": "stopped: nothing within the limits is left to train",
+    "generate.architectures": "stopped: as many as generate.architectures allows",
+}
 
 
 def fitted(result: dict[str, Any]) -> str:

@@ -87,9 +87,16 @@ class GaussianProcess:
 
     def covariance(self, x: Floats) -> Floats:
         """Of rows with the fitted ones, (rows, fitted rows)."""
-        total = np.zeros((len(x), len(self.rows)))
+        return self._between(x, self.rows)
+
+    def prior_covariance(self, x: Floats) -> Floats:
+        """Of rows with each other before any label, (rows, rows)."""
+        return self._between(x, x)
+
+    def _between(self, x: Floats, rows: Floats) -> Floats:
+        total = np.zeros((len(x), len(rows)))
         for term, variance, length in zip(self.terms, self.variances, self.lengths, strict=True):
-            one, other = x[:, term.columns], self.rows[:, term.columns]
+            one, other = x[:, term.columns], rows[:, term.columns]
             if term.shape == "linear":
                 total += (variance / len(term.columns)) * (one @ other.T)
             else:
