@@ -24,7 +24,18 @@ from pathlib import Path
 from typing import Literal
 
 from genas.config import load_space
-from supernet import ArchGraph, Architecture, Families, InputError, LabelRow, LabelTable, NasBench201, Node, OpSubset
+from supernet import (
+    ArchGraph,
+    Architecture,
+    Families,
+    InputError,
+    LabelRow,
+    LabelTable,
+    NasBench201,
+    Node,
+    OpSubset,
+    SearchSpace,
+)
 from supernet.families import used_nodes
 from supernet.nasbench201 import EDGES, OPERATION_NAMES
 from supernet.table import write_table
@@ -101,10 +112,14 @@ def cell(space: NasBench201, text: str) -> ArchGraph:
     return ArchGraph(tuple(nodes), tuple(edges))
 
 
+def macro_space() -> SearchSpace:
+    """The space of NAS-Bench-Macro."""
+    return load_space("nasbench_macro", ["classes=10"]).space
+
+
 def nasbench_macro(folder: Path) -> LabelTable:
     """All 6,561 networks of NAS-Bench-Macro: mean test accuracy of three runs, and each of them."""
-    space = load_space("nasbench_macro", ["classes=10"]).space
-    rows = []
+    space, rows = macro_space(), []
     for line in lines(folder / "nasbench_macro_cifar10.csv"):
         graph = space.graph(Architecture(space.name, tuple(map(int, line["arch"]))))
         seeds = {f"accuracy_seed{seed}": float(line[f"test_acc_{seed + 1}"]) / 100 for seed in range(3)}

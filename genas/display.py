@@ -98,7 +98,7 @@ class _Clock:
 
     def due(self, last: bool) -> bool:
         now = time.monotonic()
-        if self._ended or (not last and now - self._shown < _PLAIN_SECONDS):
+        if (last and self._ended) or (not last and now - self._shown < _PLAIN_SECONDS):
             return False
         self._shown, self._ended = now, last
         return True

@@ -132,9 +132,7 @@ class Surrogate:
         return Choice(near[np.array(chosen, np.int64)], scored)
 
 
-def fit_surrogate(
-    encoder: FlatEncoder, rows: Floats, labels: Floats, emphasis: float = 1.0, seed: int = 0
-) -> Surrogate:
+def fit_surrogate(encoder: FlatEncoder, rows: Floats, labels: Floats, seed: int = 0) -> Surrogate:
     """Fit to the labels so far.
 
     Args:
