@@ -2,11 +2,11 @@
 
     python benchmarks/active_tables.py --out FILE.json [--data FOLDER] [--only NAME,NAME] [--trials 100] [--quick]
 
-Each trial labels 20 random networks, then batches of 5 that `predictor.active` chooses. What is observed is the accuracy
-of one run where the table has several (nasbench201: its one-run column; nasbench_macro: the first of three seeds); what
-is reported is the mean over runs. Networks that are the same are one. `blind` labels random networks but for the last ten,
-which the same model chooses once; `random` picks the best observed; `aging` is regularised evolution. nasbench_macro_60
-is limited to 60 M MACs, and so on; nasbench_macro_any observes a random seed of each network instead of the first.
+Each trial labels 20 random networks, then batches of 5 that `predictor.active` chooses. What is observed is the
+accuracy of one run where the table has several (nasbench201: its one-run column; nasbench_macro: the first of three
+seeds); what is reported is the mean over runs. Networks that are the same are one. `blind` labels random networks but
+for the last ten, which the same model chooses once; `random` picks the best observed; `aging` is regularised evolution.
+nasbench_macro_60 is limited to 60 M MACs, and so on; nasbench_macro_any observes a random seed of each network.
 FILE.json is written after each table. Hardware: any CPU; one thread. The last line is one JSON object.
 """
 

@@ -48,8 +48,8 @@ class SearchSettings(Settings):
     """
 
     variant: Literal["truncation", "aging"] = "truncation"
-    population: Annotated[int, Field(ge=1, le=100_000)] = 100
-    parents: Annotated[int, Field(ge=1, le=100_000)] = 50
+    population: Annotated[int, Field(ge=1, le=100_000)] = 250
+    parents: Annotated[int, Field(ge=1, le=100_000)] = 100
     tournament: Annotated[int, Field(ge=1, le=100_000)] = 5
     queries: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.5

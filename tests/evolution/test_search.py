@@ -161,7 +161,7 @@ def test_beats_random_search_with_as_many_queries(seed):
 
 def test_the_score_is_called_once_a_generation():
     score = Recorder(additive(DEFAULT))
-    result = run("evolve", DEFAULT, score, {"macs": 15_000_000}, 330, 0)
+    result = run("evolve", DEFAULT, score, {"macs": 15_000_000}, 330, 0, population=100)
     assert [len(rows) for rows in score.calls] == [100, 100, 100, 30]
     assert [queries for queries, _ in result.history] == [100, 200, 300, 330]
 
