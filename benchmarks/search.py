@@ -257,8 +257,8 @@ def front(folder: Path, quick: bool) -> dict[str, Any]:
         )  # fmt: skip
         ours.append(volume(found.values * [-1, 1, 1]))
         algorithm = NSGA2(
-            pop_size=POPULATION, sampling=BinaryRandomSampling(), crossover=UniformCrossover(), mutation=BitflipMutation(),
-            eliminate_duplicates=True,
+            pop_size=POPULATION, sampling=BinaryRandomSampling(), crossover=UniformCrossover(),
+            mutation=BitflipMutation(), eliminate_duplicates=True,
         )  # fmt: skip
         archive: list[NDArray[np.float64]] = []
         other = minimize(Bits(), algorithm, ("n_eval", queries), seed=seed, verbose=False, save_history=True)

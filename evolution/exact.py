@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from evolution.archive import Archive
 from evolution.search import Candidate, Score, candidates, scored
@@ -129,6 +128,8 @@ def _solve(
     limits: dict[str, Bound],
     clauses: tuple[tuple[tuple[int, int], ...], ...],
 ) -> NDArray[np.int8] | None:
+    from scipy.optimize import Bounds, LinearConstraint, milp  # takes longer to import than all else here
+
     counts = space.cardinalities
     starts = np.concatenate([[0], np.cumsum(counts)])
     one_each = np.zeros((len(counts), starts[-1]))
@@ -142,7 +143,7 @@ def _solve(
                 held[place, starts[choice] + option] = 1
         constraints.append(LinearConstraint(held, 1, np.inf))
     for name, cost in costs.items():
-        constraints.append(_constraint(cost, limits[name]))
+        constraints.append(LinearConstraint(*_constraint(cost, limits[name])))
     for _ in range(_TRIES):
         found = milp(
             -np.concatenate(value.tables),
@@ -163,8 +164,11 @@ def _solve(
     return None
 
 
-def _constraint(cost: Additive, bound: Bound) -> LinearConstraint:
-    """Whole costs in units of their common divisor, so that the solver's tolerance is far below one unit."""
+def _constraint(cost: Additive, bound: Bound) -> tuple[NDArray[np.float64], float, float]:
+    """Weights, (1, options), and both ends.
+
+    Whole costs are in units of their common divisor, so that the solver's tolerance is far below one unit.
+    """
     weights, low, high = np.concatenate(cost.tables), bound.least - cost.fixed, bound.most - cost.fixed
     whole = np.round(weights)
     if np.abs(weights - whole).max() < 1e-3 and abs(cost.fixed - round(cost.fixed)) < 1e-3:
@@ -172,9 +176,9 @@ def _constraint(cost: Additive, bound: Bound) -> LinearConstraint:
         fixed = round(cost.fixed)
         low = np.ceil((bound.least - fixed) / unit) if np.isfinite(bound.least) else -np.inf
         high = np.floor((bound.most - fixed) / unit) if np.isfinite(bound.most) else np.inf
-        return LinearConstraint((whole / unit)[None], low, high)
+        return (whole / unit)[None], float(low), float(high)
     scale = max(float(np.abs(weights).max()), 1e-300)
-    return LinearConstraint((weights / scale)[None], low / scale, high / scale)
+    return (weights / scale)[None], low / scale, high / scale
 
 
 def _candidate(space: SearchSpace, row: NDArray[np.int8], value: float, limits: Limits) -> Candidate:

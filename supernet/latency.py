@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from supernet.additive import fit_additive
 from supernet.files import read_json, write_json
@@ -108,6 +107,8 @@ def _counted(graphs: Sequence[ArchGraph]) -> tuple[NDArray[np.float64], list[str
 
 def _least_squares(counts: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Relative errors, not absolute ones; a little ridge shares what cannot be told apart."""
+    from scipy.optimize import nnls  # takes longer to import than all else here
+
     scaled = counts / values[:, None]
     ridge = 1e-3 * np.sqrt(np.maximum((scaled**2).sum(axis=0), 1e-12))
     weights, _ = nnls(
