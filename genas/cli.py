@@ -527,6 +527,44 @@ def cost(
     _answer(result, as_json, costs(result))
 
 
+@app.command()
+def latency(
+    source: Annotated[
+        str, typer.Argument(metavar="CONFIG|TABLE.jsonl", help="A recipe or run to time here, or a graph-table file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="The file that a recipe names as latency:.")],
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Of a table: the measured latency in milliseconds.")
+    ] = None,
+    networks: Annotated[int, typer.Option(help="Networks that are timed.")] = 60,
+    batch: Annotated[int, typer.Option(help="Images in a forward pass.")] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where: one thread of the CPU, or the GPU.")] = "cpu",
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """What each operation takes, from timed networks: then limits.latency is in milliseconds."""
+    from genas.display import Display
+    from genas.timing import measure_latency, table_latency
+    from genas.words import timed
+    from supernet import InputError, read_table
+
+    if out.suffix != ".json":
+        raise InputError(f"{out}: expected a name that ends with .json")
+    if source.endswith(".jsonl"):
+        if metric is None:
+            raise typer.BadParameter("a table has several numbers: say which is the latency with --metric NAME")
+        result = table_latency(read_table(Path(source)), metric, out)
+    else:
+        if metric is not None:
+            raise typer.BadParameter("--metric is of a table; a recipe's networks are timed here")
+        with Display(quiet=as_json) as display:
+            loaded = _load(source, overrides, logs)
+            result = measure_latency(loaded, out, networks, batch, device, display.counts("latency"))
+    told = f"Saved in {out}. Next: --set latency={out} --set limits.latency=MILLISECONDS with generate and search"
+    _answer(result, as_json, timed(result), told)
+
+
 @space_app.command()
 def lint(
     source: Annotated[str, typer.Argument(metavar="SPACE|CONFIG", help="A space, by name or file, or as for run.")],

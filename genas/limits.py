@@ -142,13 +142,11 @@ def limits_words(limits: Mapping[str, Any]) -> str:
 
 
 def _words(name: str, limit: Any) -> str:  # noqa: ANN401 - a number, or a mapping of two
-    unit = " ms" if name == "latency" else ""
-    if not isinstance(limit, Mapping):
-        return f"{name} <= {limit:,}{unit}"
-    least, most = limit.get("min"), limit.get("max")
+    ends = (limit.get("min"), limit.get("max")) if isinstance(limit, Mapping) else (None, limit)
+    least, most = (None if end is None else f"{end:,.4g} ms" if name == "latency" else f"{end:,}" for end in ends)
     if least is None:
-        return f"{name} <= {most:,}{unit}"
-    return f"{name} >= {least:,}{unit}" if most is None else f"{name} {least:,} to {most:,}{unit}"
+        return f"{name} <= {most}"
+    return f"{name} >= {least}" if most is None else f"{name} {least} to {most}"
 
 
 def sweep(text: str) -> tuple[str, list[int]]:

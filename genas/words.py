@@ -32,6 +32,17 @@ def generated(result: dict[str, Any]) -> str:
     return "\n".join([line, *rounds, f"  {_STOPPED[result['stopped']]}"])
 
 
+def timed(result: dict[str, Any]) -> str:
+    """A few lines for ``latency``."""
+    least, most = result["milliseconds"]
+    where = f"; {result['device']}, batch {result['batch']}" if "device" in result else f"; {result['metric']}"
+    return (
+        f"latency: {result['networks']} networks from {least:.3g} to {most:.3g} ms{where}\n"
+        f"  {result['operations']} operations and {result['overhead']:.3g} ms of every network; the sum is off by "
+        f"{result['error']:.1%} on average on networks that were held out"
+    )
+
+
 _STOPPED = {
     "settled": "stopped: neither tau nor the best prediction has moved",
     "exhausted": "stopped: nothing within the limits is left to train",
@@ -312,8 +323,14 @@ def _seeds(accuracies: list[float]) -> str:
 
 def _costs(entry: dict[str, Any], limits: dict[str, int]) -> str:
     """MACs, and whatever else is limited."""
-    others = [name for name in limits if name not in ("macs", "params")]
-    return ", ".join([f"{entry['macs'] / 1e6:.3f} M MACs", *(f"{name} {entry[name]:,}" for name in others)])
+    others = [name for name in limits if name not in ("macs", "params") and name in entry]
+    return ", ".join(
+        [f"{entry['macs'] / 1e6:.3f} M MACs", *(f"{name} {_amount(name, entry[name])}" for name in others)]
+    )
+
+
+def _amount(name: str, value: float) -> str:
+    return f"{value:,.4g} ms" if name == "latency" else f"{value:,}"
 
 
 def _score(result: dict[str, Any], value: float) -> str:

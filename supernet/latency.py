@@ -17,7 +17,8 @@ from supernet.limits import Measure
 from supernet.settings import InputError
 from supernet.space import Choices, SearchSpace, architectures
 
-_FORMAT = "genas-latency"
+_KIND = "genas-latency"
+_STRENGTHS = (1e-6, 1e-3, 1e-2, 1e-1, 1.0)
 _COUNTS = ("in", "out", "kernel", "stride", "dilation", "groups", "expansion", "resolution", "se", "hswish", "growth")
 
 
@@ -84,43 +85,65 @@ def fit_latency(graphs: Sequence[ArchGraph], milliseconds: NDArray[np.float64]) 
         raise InputError(f"latency: expected at least 10 measured networks, got {len(graphs)}")
     if not (np.isfinite(values) & (values > 0)).all():
         raise InputError(f"latency: expected milliseconds above 0, got {values.min()}")
-    counts, keys = _counted(graphs)
+    counts, keys, macs = _counted(graphs)
     held_out = np.arange(len(graphs)) % 5 == 4
-    weights = _least_squares(counts[~held_out], values[~held_out])
+    weights = _fitted(counts[~held_out], macs, values[~held_out])
     error = float(np.abs(counts[held_out] @ weights / values[held_out] - 1).mean())
-    weights = _least_squares(counts, values)
+    weights = _fitted(counts, macs, values)
     return Latency(float(weights[0]), dict(zip(keys, weights[1:].tolist(), strict=True)), error)
 
 
-def _counted(graphs: Sequence[ArchGraph]) -> tuple[NDArray[np.float64], list[str]]:
-    """How often each operation occurs, after a column of ones, and the operations."""
+def _counted(graphs: Sequence[ArchGraph]) -> tuple[NDArray[np.float64], list[str], NDArray[np.float64]]:
+    """How often each operation occurs, after a column of ones; the operations, and the MACs of one of each."""
+    macs: dict[str, float] = {}
     rows = []
     for graph in graphs:
         row: dict[str, int] = {}
         for node in graph.nodes:
             key = operation_key(node)
             row[key] = row.get(key, 0) + 1
+            macs[key] = node.get("macs")
         rows.append(row)
-    keys = sorted({key for row in rows for key in row})
-    return np.array([[1, *(row.get(key, 0) for key in keys)] for row in rows], np.float64), keys
+    keys = sorted(macs)
+    counts = np.array([[1, *(row.get(key, 0) for key in keys)] for row in rows], np.float64)
+    return counts, keys, np.array([macs[key] for key in keys])
 
 
-def _least_squares(counts: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Relative errors, not absolute ones; a little ridge shares what cannot be told apart."""
+def _fitted(counts: NDArray[np.float64], macs: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Milliseconds of every network and of each operation, at least 0.
+
+    Few networks cannot tell all operations apart: each is drawn to what so many MACs, and an operation of any kind,
+    take on average. How strongly is chosen on networks that are left out.
+    """
+    inside = np.arange(len(values)) % 4 != 3
+    errors = []
+    for strength in _STRENGTHS:
+        weights = _drawn(counts[inside], macs, values[inside], strength)
+        errors.append(float(np.abs(counts[~inside] @ weights / values[~inside] - 1).mean()))
+    return _drawn(counts, macs, values, _STRENGTHS[int(np.argmin(errors))])
+
+
+def _drawn(
+    counts: NDArray[np.float64], macs: NDArray[np.float64], values: NDArray[np.float64], strength: float
+) -> NDArray[np.float64]:
+    """Least squares of relative errors, each weight drawn to what MACs alone say of it."""
     from scipy.optimize import nnls  # takes longer to import than all else here
 
     scaled = counts / values[:, None]
-    ridge = 1e-3 * np.sqrt(np.maximum((scaled**2).sum(axis=0), 1e-12))
-    weights, _ = nnls(
-        np.concatenate([scaled, np.diag(ridge)]), np.concatenate([np.ones(len(values)), np.zeros(len(ridge))])
-    )
+    ones = np.ones(len(values))
+    plain = np.stack([scaled[:, 0], scaled[:, 1:].sum(axis=1), scaled[:, 1:] @ macs], axis=1)
+    size = np.maximum(np.linalg.norm(plain, axis=0), 1e-300)
+    every, each, a_mac = nnls(plain / size, ones)[0] / size
+    expected = np.concatenate([[every], each + a_mac * macs])
+    ridge = np.sqrt(strength * np.maximum((scaled**2).sum(axis=0), 1e-12))
+    weights, _ = nnls(np.concatenate([scaled, np.diag(ridge)]), np.concatenate([ones, ridge * expected]))
     return np.asarray(weights, np.float64)
 
 
 def write_latency(path: Path, latency: Latency, about: Mapping[str, object]) -> None:
     """Write a model as JSON, with what it was measured on. Raises UnavailableError where that is impossible."""
     content = {
-        "format": _FORMAT,
+        "kind": _KIND,
         "unit": "ms",
         "overhead": latency.overhead,
         "operations": dict(latency.operations),
@@ -136,8 +159,8 @@ def read_latency(path: Path) -> Latency:
     if content is None:
         raise InputError(f"{path}: no such file; genas latency CONFIG --out {path} measures one")
     operations = content.get("operations") if isinstance(content, dict) else None
-    if not isinstance(operations, dict) or content.get("format") != _FORMAT:
-        raise InputError(f"{path}: expected a table of latencies with format {_FORMAT!r} and operations")
+    if not isinstance(operations, dict) or content.get("kind") != _KIND:
+        raise InputError(f"{path}: expected a table of latencies of kind {_KIND!r} with operations")
     numbers = {"overhead": content.get("overhead", 0.0), **operations}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
