@@ -35,7 +35,7 @@ class FrontSettings(Settings):
     variant: Literal["nsga2", "nsga3"] = "nsga2"
     population: Annotated[int, Field(ge=2, le=100_000)] = 200
     queries: Annotated[int, Field(ge=2, le=10_000_000)] = 20_000
-    breeding: SearchSettings = SearchSettings(variant="aging", tournament=2)
+    breeding: SearchSettings = SearchSettings(variant="aging", tournament=2, crossover=0.9, mutations=0.5, swap=0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from supernet import COST_NAMES, Bound, InputError, SearchSpace, Settings
 from supernet.latency import read_latency
@@ -66,7 +66,15 @@ def _limit(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
     return {"max": value} if isinstance(value, str | float) else value
 
 
-LimitValue: TypeAlias = Annotated[Annotated[int, Field(ge=1)] | LimitSettings, BeforeValidator(_limit)]
+def _which(value: Any) -> str:  # noqa: ANN401 - whatever a recipe holds
+    return "ends" if isinstance(value, Mapping | LimitSettings) else "most"
+
+
+LimitValue: TypeAlias = Annotated[
+    Annotated[Annotated[int, Field(ge=1)], Tag("most")] | Annotated[LimitSettings, Tag("ends")],
+    Discriminator(_which),
+    BeforeValidator(_limit),
+]
 """The largest allowed value, or both ends."""
 
 

@@ -150,17 +150,11 @@ def fit_surrogate(encoder: FlatEncoder, rows: Floats, labels: Floats, seed: int 
 
 
 def _kernels(encoder: FlatEncoder) -> Sequence[Sequence[Term]]:
-    """One kernel that knows few things, for cells, and one that adds up many, for deep networks."""
+    """One kernel in which everything plays together, as in cells, and one that adds up, as in deep networks."""
     group = encoder.group
     return (
         (Term("matern", group("place", "summary")),),
-        (
-            Term("linear", group("place")),
-            Term("linear", group("summary", "stage")),
-            Term("matern", group("summary", "stage")),
-            Term("matern", group("summary", "paths")),
-            Term("matern", group("subtree")),
-        ),
+        (Term("linear", group("place")), Term("matern", group("place")), Term("matern", group("summary"))),
     )
 
 

@@ -76,7 +76,7 @@ def fit_additive(space: SearchSpace, function: Callable[[Choices], NDArray[Any]]
     networks = space.canonical(rows)
     values = np.asarray(function(networks), np.float64)
     fitted, checked = slice(0, 4 * width), slice(4 * width, None)
-    spread = max(float(np.ptp(values)), 1e-300)
+    spread = max(float(np.ptp(values)), 1e-6 * float(np.abs(values).max()), 1e-300)
     columns = np.concatenate([np.ones((len(rows), 1)), one_hot(networks, counts)], axis=1)
     weights = np.linalg.lstsq(columns[fitted], values[fitted], rcond=None)[0]
     if float(np.abs(columns[checked] @ weights - values[checked]).max()) > _TOLERANCE * spread:
