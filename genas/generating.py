@@ -7,7 +7,7 @@ from typing import Any
 
 from data_gen import Task, open_store, plan, read_store, refuse_if_driven, run_lock, write_label_table
 from genas.config import Run
-from genas.labelling import label_actively
+from genas.labelling import first_labels, label_actively
 from genas.scoring import run_features
 from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, saved_settings, train_jobs
 from supernet import InputError, SearchSpace
@@ -32,7 +32,7 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     run, info = resolve(run)
     settings = run.settings
     # Before the folder is touched: a limit that nothing keeps must not bind the run to it.
-    planned = plan(settings.space, settings.generate, settings.bounds, settings.seed)
+    planned = plan(settings.space, first_labels(settings.generate), settings.bounds, settings.seed)
     with run_lock(run.folder):
         store = open_store(run.store)
         try:

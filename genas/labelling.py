@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen import ActiveSettings, Job, Store, Task, plan
+from data_gen import ActiveSettings, GenerateSettings, Job, Store, Task, plan
 from evolution import SearchSettings, evolve
 from genas.config import Run
 from genas.stages import ShowProgress, add_jobs, single_thread, train_jobs
@@ -51,8 +51,8 @@ def label_actively(run: Run, store: Store, task: Task, progress: ShowProgress | 
     settings = run.settings
     active, space, most = settings.generate.active, settings.space, settings.generate.architectures
     assert active is not None
-    first = settings.generate.model_copy(update={"architectures": min(active.first, most)})
-    jobs = add_jobs(store, space, "generate", plan(space, first, settings.bounds, settings.seed))
+    first = plan(space, first_labels(settings.generate), settings.bounds, settings.seed)
+    jobs = add_jobs(store, space, "generate", first)
     entered = _entered(store)
     known = {job.id for job in jobs}
     for batch in entered.values():
@@ -82,6 +82,13 @@ def label_actively(run: Run, store: Store, task: Task, progress: ShowProgress | 
             totals[key] += result[key]
     totals |= {key: result[key] for key in ("planned", "failed", "best")}
     return {**totals, "rounds": [one._asdict() for one in rounds], "stopped": stopped}
+
+
+def first_labels(settings: GenerateSettings) -> GenerateSettings:
+    """What is sampled at random: everything, or the first labels where those choose the others."""
+    if settings.active is None:
+        return settings
+    return settings.model_copy(update={"architectures": min(settings.active.first, settings.architectures)})
 
 
 def settled(rounds: list[Round], settings: ActiveSettings) -> bool:

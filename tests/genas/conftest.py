@@ -24,7 +24,7 @@ generate:
 workers: {device: cpu, cpu_workers: 1, retries: 0}
 fit: {splits: 1, predictor: {members: 1, width: 8, layers: 1, epochs: 5}}
 search: {queries: 200, population: 20, parents: 10}
-retrain: {seeds: 2}
+retrain: {seeds: 2, handmade: []}
 """
 
 

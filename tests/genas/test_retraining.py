@@ -233,3 +233,15 @@ class TestWriteModel:
         with pytest.raises(InputError, match="gone or damaged"):
             self.written(copy, tmp_path / "torn.safetensors")
         assert (copy.folder / "winner" / "weights.safetensors").read_bytes() == before
+
+
+def test_networks_made_by_hand_have_the_macs_of_the_winner(copy):
+    run = load_run("tiny", ["retrain.handmade=[resnet, vgg]", "retrain.seeds=1"], copy.folder.parent)
+    result = retrain(run)
+    winner = result["roles"]["winner"]
+    for family in ("resnet", "vgg"):
+        entry = result["roles"][family]
+        assert entry["architecture"].startswith(family)
+        assert entry["macs"] == pytest.approx(winner["macs"], rel=0.1)
+        assert len(entry["test_accuracies"]) == 1
+        assert family in result["gains"]
