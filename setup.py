@@ -35,7 +35,9 @@ setup(
         "jinja2>=3.1",  # the report's page
     ],
     extras_require={
+        "pymoo": ["pymoo>=0.6.1"],  # search --engine pymoo
         "dev": [
+            "pymoo>=0.6.1",  # the oracle of fronts, ranks and hypervolumes
             "ruff>=0.12",
             "mypy>=1.17",
             "pytest>=8.4",

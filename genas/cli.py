@@ -232,6 +232,9 @@ def search(
         typer.Option("--also", metavar="DIR", help="With --front: a further predictor, as fit --out writes it."),
     ] = None,
     many: Annotated[bool, typer.Option("--many", help="With --front: NSGA-III, for four objectives or more.")] = False,
+    engine: Annotated[
+        Literal["own", "pymoo"], typer.Option(help="With --front: what searches; pymoo needs that package.")
+    ] = "own",
     top: Annotated[
         int | None, typer.Option("--top", metavar="N", help="Show the best N; with --retrain, train them.")
     ] = None,
@@ -247,8 +250,8 @@ def search(
     given = [name for name, is_given in kinds.items() if is_given]
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} ask different questions: one at a time")
-    if front is None and (also or many):
-        raise typer.BadParameter("--also and --many say what --front looks at: add it, or leave them out")
+    if front is None and (also or many or engine != "own"):
+        raise typer.BadParameter("--also, --many and --engine say how --front looks: add it, or leave them out")
     if retrain and top is None:
         raise typer.BadParameter("--retrain trains the best few: say how many with --top N")
     if top is not None and not 1 <= top <= 1000:
@@ -268,7 +271,7 @@ def search(
             _answer(result, as_json, words.found_limits(result), told)
         else:
             names = [name.strip() for name in (front or "").split(",") if name.strip()]
-            result = search_front(loaded, names, also or (), many)
+            result = search_front(loaded, names, also or (), many, engine)
             told = f"Saved in {loaded.folder / 'winner' / 'front.json'}."
             _answer(result, as_json, words.found_front(result), told)
         return

@@ -144,19 +144,6 @@ def limits_json(limits: Mapping[str, Bound]) -> dict[str, Any]:
     return content
 
 
-def limits_words(limits: Mapping[str, Any]) -> str:
-    """:func:`limits_json` as a person reads it: ``macs <= 15,000,000``."""
-    return ", ".join(_words(name, limit) for name, limit in limits.items()) or "no limit"
-
-
-def _words(name: str, limit: Any) -> str:  # noqa: ANN401 - a number, or a mapping of two
-    ends = (limit.get("min"), limit.get("max")) if isinstance(limit, Mapping) else (None, limit)
-    least, most = (None if end is None else f"{end:,.4g} ms" if name == "latency" else f"{end:,}" for end in ends)
-    if least is None:
-        return f"{name} <= {most}"
-    return f"{name} >= {least}" if most is None else f"{name} {least} to {most}"
-
-
 def sweep(text: str) -> tuple[str, list[int]]:
     """``macs=5M:20M:20`` as a cost and 20 limits from 5 to 20 million, evenly apart; macs where no cost is named.
 

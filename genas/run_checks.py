@@ -96,7 +96,8 @@ def architectures(run: Run) -> Check:
         run: resolved, with the classes and channels of its images.
     """
     from data_gen import plan
-    from genas.limits import limits_json, limits_words
+    from genas.limits import limits_json
+    from genas.words import limits_words
     from supernet import InputError
 
     settings = run.settings

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -315,7 +315,11 @@ def search_limits(run: Run, text: str) -> dict[str, Any]:
 
 
 def search_front(
-    run: Run, objectives: Sequence[str], further: Sequence[Path] = (), many: bool = False
+    run: Run,
+    objectives: Sequence[str],
+    further: Sequence[Path] = (),
+    many: bool = False,
+    engine: Literal["own", "pymoo"] = "own",
 ) -> dict[str, Any]:
     """The trade-off between the predicted metric, costs, and what further predictors say, under the limits.
 
@@ -324,6 +328,7 @@ def search_front(
         further: folders of predictors of other metrics, as ``genas fit --metric NAME --out DIR`` writes them. Less is
             better of those whose name says loss, error, latency, energy, memory or seconds; more of all others.
         many: NSGA-III in place of NSGA-II.
+        engine: ``pymoo`` has its algorithms do it, which needs that package.
 
     Returns:
         ``objectives`` (name and whether it is ``maximised``), ``front`` (each with its values), ``queries``,
@@ -350,7 +355,12 @@ def search_front(
     front_settings = FrontSettings(variant="nsga3" if many else "nsga2", queries=settings.search.queries)
     with single_thread():
         started = time.perf_counter()
-        found = evolve_front(space, maximised, minimised, settings.bounds, front_settings, random)
+        if engine == "pymoo":
+            from evolution.pymoo_engine import pymoo_front
+
+            found = pymoo_front(space, maximised, minimised, settings.bounds, front_settings, random)
+        else:
+            found = evolve_front(space, maximised, minimised, settings.bounds, front_settings, random)
         seconds = time.perf_counter() - started
         entries = []
         columns = {name: ask(found.choices).tolist() for name, ask in values.items()}

@@ -83,7 +83,7 @@ def label_settings(settings: RunSettings) -> dict[str, Any]:
         "seed": settings.seed,
         "data": data,
         "space": settings.space.model_dump(mode="json"),
-        "limits": settings.model_dump(mode="json")["limits"],
+        "limits": settings.model_dump(mode="json", include={"limits"})["limits"],
         "generate": {"recipe": settings.generate.recipe.model_dump(mode="json")},
     }
 

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from genas.limits import limits_words
 
 if TYPE_CHECKING:
     from genas.config import RunSettings
 
 _MOST_FAILURES = 10  # named one by one in a terminal
+
+
+def limits_words(limits: Mapping[str, Any]) -> str:
+    """:func:`genas.limits.limits_json` as a person reads it: ``macs <= 15,000,000``."""
+    return ", ".join(_limit(name, limit) for name, limit in limits.items()) or "no limit"
+
+
+def _limit(name: str, limit: Any) -> str:  # noqa: ANN401 - a number, or a mapping of two
+    ends = (limit.get("min"), limit.get("max")) if isinstance(limit, Mapping) else (None, limit)
+    least, most = (None if end is None else f"{end:,.4g} ms" if name == "latency" else f"{end:,}" for end in ends)
+    if least is None:
+        return f"{name} <= {most}"
+    return f"{name} >= {least}" if most is None else f"{name} {least} to {most}"
 
 
 def generated(result: dict[str, Any]) -> str:

@@ -238,7 +238,7 @@ class TestDryRun:
         assert answer.code == 0
         settings = load_run("quickstart").settings
         assert f"generate: {settings.generate.architectures} trainings of about" in answer.out
-        assert f"retrain:  {3 * settings.retrain.seeds} trainings, about" in answer.out
+        assert f"retrain:  {7 * settings.retrain.seeds} trainings, about" in answer.out
         assert "classes: 10  # set" in answer.out
         assert "no result was kept, the images are prepared" in answer.out
         assert not list(Path().iterdir())

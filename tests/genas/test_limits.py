@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from genas.config import load_run
-from genas.limits import amount, limits_json, limits_words, resolve_limits, sweep
+from genas.limits import amount, limits_json, resolve_limits, sweep
+from genas.words import limits_words
 from supernet import Bound, InputError, OpSubset
 from supernet.latency import Latency, operation_key, write_latency
 

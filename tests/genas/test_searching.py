@@ -61,9 +61,11 @@ def test_a_winner_for_each_limit(copy, genas):
     assert "One winner for each limit" in (copy.folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_a_front_of_prediction_and_costs(copy, many):
-    result = search_front(copy, ["macs", "depth"], many=many)
+@pytest.mark.parametrize(("many", "engine"), [(False, "own"), (True, "own"), (False, "pymoo"), (True, "pymoo")])
+def test_a_front_of_prediction_and_costs(copy, many, engine):
+    if engine == "pymoo":
+        pytest.importorskip("pymoo")
+    result = search_front(copy, ["macs", "depth"], many=many, engine=engine)
     assert [one["name"] for one in result["objectives"]] == ["accuracy", "macs", "depth"]
     values = np.array([[-one["accuracy"], one["macs"], one["depth"]] for one in result["front"]])
     better = (values[:, None] <= values[None]).all(axis=2) & (values[:, None] < values[None]).any(axis=2)
@@ -110,7 +112,7 @@ def test_the_best_few_are_trained_and_validation_picks(copy, genas):
     ("arguments", "message"),
     [
         (("--exact", "--limits", "1:2:3"), "--exact and --limits ask different questions"),
-        (("--also", "DIR"), "--also and --many say what --front looks at"),
+        (("--also", "DIR"), "--also, --many and --engine say how --front looks"),
         (("--retrain",), "say how many with --top N"),
         (("--top", "0"), "expected 1 to 1000"),
     ],

@@ -36,7 +36,7 @@ def test_out_of_fold_is_what_a_process_without_the_fold_says():
     for fold in range(4):
         kept = folds != fold
         arrays = process.to_arrays()
-        covariance = process._covariance(X)[np.ix_(kept, kept)] + (process.noise + 1e-8) * np.eye(kept.sum())
+        covariance = process.covariance(X)[np.ix_(kept, kept)] + (process.noise + 1e-8) * np.eye(kept.sum())
         weights = np.linalg.solve(covariance, Y[kept])
         without = GaussianProcess.from_arrays({**arrays, "rows": X[kept], "weights": weights})
         expected = without.predict_with_deviation(X[~kept])
