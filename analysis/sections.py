@@ -94,7 +94,7 @@ def summary(record: Record) -> list[tuple[str, str]]:
     if retrain is not None and "winner" in retrain.roles:
         role = retrain.roles["winner"]
         lines.append(("Winner", f"test accuracy {words.measured(role)}; {_costs_and_limit(record, role)}."))
-        for name in words.ROLES:
+        for name in [name for name in words.ROLES if name != "winner"]:
             heading = f"Over {words.role(name)}"
             if name in retrain.gains:
                 lines.append((heading, f"{words.gain(retrain.gains[name])}."))

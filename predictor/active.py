@@ -1,4 +1,4 @@
-"""Which networks to train next: two Gaussian processes of the labels so far, and batches that are worth their cost.
+"""Which networks to train next: three Gaussian processes of the labels so far, and batches that are worth their cost.
 
 Few labels decide here, and they are made anew after each batch, so a fit has to take tenths of a second; the predictor
 that a search trusts (:mod:`predictor.models`) is fitted once, in the end.
@@ -150,11 +150,18 @@ def fit_surrogate(encoder: FlatEncoder, rows: Floats, labels: Floats, seed: int 
 
 
 def _kernels(encoder: FlatEncoder) -> Sequence[Sequence[Term]]:
-    """One kernel in which everything plays together, as in cells, and one that adds up, as in deep networks."""
+    """One kernel in which everything plays together, as in cells, and two that add up, as in deep networks."""
     group = encoder.group
     return (
         (Term("matern", group("place", "summary")),),
         (Term("linear", group("place")), Term("matern", group("place")), Term("matern", group("summary"))),
+        (
+            Term("linear", group("place")),
+            Term("linear", group("summary", "stage")),
+            Term("matern", group("summary", "stage")),
+            Term("matern", group("summary", "paths")),
+            Term("matern", group("subtree")),
+        ),
     )
 
 
