@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution import SearchSettings, evolve, random_search
-from supernet import Architecture, InputError, OpSubset, SearchSpace
+from evolution import SearchSettings, evolve, random_search, warm_up
+from supernet import Architecture, Bound, InputError, OpSubset, SearchSpace
+from supernet.limits import within
 from supernet.op_subset import LayerSettings
 
 SMALL = OpSubset(
@@ -255,3 +256,91 @@ def test_a_score_that_writes_to_its_argument_changes_nothing():
 def test_importing_evolution_imports_no_torch():
     code = "import sys, evolution; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+ROWS = every(SMALL)
+COSTS = {**SMALL.costs(ROWS), "depth": SMALL.depths(ROWS)}
+
+
+@given(data=st.data(), variant=st.sampled_from(["truncation", "aging"]), seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_both_ends_of_any_limits_are_kept_from_the_first_generation_on(data, variant, seed):
+    limits = {}
+    for name in data.draw(st.lists(st.sampled_from(sorted(COSTS)), unique=True, min_size=1, max_size=3)):
+        low, high = sorted(data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
+        ends = np.sort(COSTS[name])[[int(low * (len(ROWS) - 1)), int(high * (len(ROWS) - 1))]]
+        limits[name] = Bound(int(ends[0]), int(ends[1]))
+    kept = ROWS[within(SMALL, ROWS, limits)]
+    score = Recorder(additive(SMALL, seed))
+    wanted = SearchSettings(variant=variant, queries=400, population=15, parents=7, tournament=3)
+    if not len(kept):
+        with pytest.raises(InputError, match="limit"):
+            evolve(SMALL, score, limits, wanted, np.random.default_rng(seed))
+        assert not score.calls
+        return
+    result = evolve(SMALL, score, limits, wanted, np.random.default_rng(seed))
+    assert within(SMALL, score.rows, limits).all()
+    assert len({row.tobytes() for row in score.rows}) == len(score.rows) == result.queries
+    assert result.queries <= len(kept)
+    assert set(limits) <= set(result.best[0].costs)
+
+
+@pytest.mark.parametrize("width", [1_000, 20_000])
+def test_a_thin_band_is_met(width):
+    """Of uniform draws a few in ten thousand, or in a thousand, lie in it."""
+    limits = {"macs": Bound(12_000_000 - width, 12_000_000)}
+    score = Recorder(additive(DEFAULT))
+    result = evolve(DEFAULT, score, limits, SearchSettings(queries=600), np.random.default_rng(0))
+    macs = DEFAULT.costs(score.rows)["macs"]
+    assert result.queries == 600
+    assert ((macs >= 12_000_000 - width) & (macs <= 12_000_000)).all()
+    drawn = random_search(DEFAULT, score, limits, 600, np.random.default_rng(0))
+    assert result.best[0].score > drawn.best[0].score
+
+
+def test_a_measure_of_ones_own_is_kept_and_told():
+    energy = Bound(most=3.0, measure=lambda rows: rows.sum(axis=1) / 2)
+    score = Recorder(additive(DEFAULT))
+    result = evolve(DEFAULT, score, {"energy": energy}, SearchSettings(queries=300), np.random.default_rng(0))
+    assert (score.rows.sum(axis=1) <= 6).all()
+    assert all(one.costs["energy"] == sum(one.architecture.choices) / 2 for one in result.best)
+
+
+def test_aging_forgets_and_still_remembers_the_best():
+    score = additive(DEFAULT)
+    limits = {"macs": 13_000_000}
+    wanted = SearchSettings(variant="aging", population=50, tournament=5, queries=3000)
+    result = evolve(DEFAULT, score, limits, wanted, np.random.default_rng(0))
+    drawn = random_search(DEFAULT, score, limits, 3000, np.random.default_rng(0))
+    assert result.best[0].score > drawn.best[0].score
+    assert result.best[0].score == result.history[-1][1]
+
+
+def test_a_best_that_stands_is_an_optimum_among_its_neighbours():
+    """Where nothing leads towards the best: it is alone above a plain, and has to be found by looking around."""
+    score = additive(DEFAULT, 3)
+    result = evolve(DEFAULT, score, {}, SearchSettings(queries=5000), np.random.default_rng(0))
+    best = np.array(result.best[0].architecture.choices, np.int8)
+    around = np.tile(best, (30, 1)) ^ np.eye(30, dtype=np.int8)
+    around = around[DEFAULT.is_valid(around)]
+    assert score(around).max() <= result.best[0].score
+
+
+def test_a_warm_up_is_the_best_of_a_sample_and_begins_a_search():
+    score = additive(DEFAULT)
+    limits = {"macs": 13_000_000}
+    first = warm_up(DEFAULT, score, limits, 500, 20, np.random.default_rng(0))
+    assert first.shape == (20, 30)
+    assert (np.diff(score(first)) <= 0).all()
+    assert within(DEFAULT, first, limits).all()
+    recorder = Recorder(score)
+    evolve(DEFAULT, recorder, limits, SearchSettings(population=20, queries=40), np.random.default_rng(1), first)
+    assert (recorder.calls[0] == first).all()
+
+
+def test_networks_of_many_choices_are_told_apart():
+    """More rows of options than 64 bits can number."""
+    wide = OpSubset(layers=(LayerSettings(channels=8),) * 13, head_channels=16, classes=10)
+    score = Recorder(additive(wide))
+    result = evolve(wide, score, {}, SearchSettings(queries=3000), np.random.default_rng(0))
+    assert len({row.tobytes() for row in score.rows}) == result.queries == 3000

@@ -1,8 +1,8 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernet.moves import crossover, neighbours, redraw, swap
+from supernet.moves import crossover, neighbours, redraw, step, swap
 
 
 @st.composite
@@ -76,3 +76,17 @@ def test_neighbours_are_all_at_distance_one_or_two(batch):
     others = [count - 1 for count in cardinalities]
     pairs = (sum(others) ** 2 - sum(count**2 for count in others)) // 2
     assert len({row.tobytes() for row in found}) == sum(others) + pairs
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 5), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_a_step_redraws_one_choice_or_two(seed, counts):
+    random = np.random.default_rng(seed)
+    rows = random.integers(0, counts, size=(50, len(counts))).astype(np.int8)
+    moved = step(rows, tuple(counts), random)
+    changed = (moved != rows).sum(axis=1)
+    assert (changed <= 2).all()
+    assert ((moved >= 0) & (moved < counts)).all()
+    if min(counts) > 1 and len(counts) > 1:
+        assert (changed >= 1).all()
+        assert set(changed.tolist()) == {1, 2}

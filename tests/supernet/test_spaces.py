@@ -20,6 +20,7 @@ from supernet import (
     sample_distinct,
 )
 from supernet.limits import check_limits
+from supernet.operations import graph_depth
 from supernet.spaces import SPACES, make_space
 from tests.supernet.ladder import Ladder, every_row
 from tests.supernet.spaces import spaces, spaces_with_architecture
@@ -109,6 +110,26 @@ def test_an_option_that_there_is_not_is_not_valid(space, seed, data):
     choices[0, place] = space.cardinalities[place]
     choices[1, place] = -1
     assert space.is_valid(choices).tolist() == [False, False, True]
+
+
+@given(spaces(), st.integers(0, 2**32))
+def test_depths_are_those_of_the_graphs(space, seed):
+    choices = space.sample(4, np.random.default_rng(seed))
+    depths = [graph_depth(space.graph(one)) for one in architectures(space, choices)]
+    assert space.depths(choices).tolist() == depths
+    assert min(depths) >= 1
+
+
+@given(spaces(), st.integers(0, 2**32))
+def test_clauses_say_exactly_which_rows_are_valid(space, seed):
+    clauses = space.clauses()
+    if clauses is None:
+        return
+    random = np.random.default_rng(seed)
+    rows = random.integers(0, space.cardinalities, size=(200, len(space.cardinalities))).astype(np.int8)
+    rows *= random.random(rows.shape) < random.random((200, 1))  # options 0 are what may be missing
+    held = [np.any([rows[:, choice] == option for choice, option in clause], axis=0) for clause in clauses]
+    assert (space.is_valid(rows) == np.all(held, axis=0) if held else space.is_valid(rows).all()).all()
 
 
 @given(spaces(), st.sampled_from(COST_NAMES))
