@@ -5,7 +5,7 @@
 Parts: `exact` (op_subset, predictors of 300 published labels, at most 15 M convolution MACs, 100 seeds: how often the
 default evolution reaches the optimum; of the ridge predictor that is proven by integer programming, of the hybrid it is
 the best that any seed has found), `speed` (candidates scored a second on one additive score, in turns, against a plain
-per-object evolution and pymoo's GA with as large a population), `front` (hypervolume of accuracy, MACs and parameters
+per-object evolution and pymoo's GA, population 500 each), `front` (hypervolume of accuracy, MACs and parameters
 against pymoo's NSGA-II, equal budgets), `costs` (10 million op_subset architectures costed and filtered), `active` (see
 active_tables.py). FOLDER/PART.json is written as each part ends. Hardware: any CPU; one thread, predictors up to two.
 The last line is one JSON object.
@@ -39,7 +39,7 @@ from supernet.limits import within
 SPACE = OpSubset()
 LIMITS = {"conv_macs": 15_000_000}
 REPEATS = 5
-POPULATION, PARENTS = SearchSettings().population, SearchSettings().parents
+POPULATION, PARENTS = 500, 150  # of all that are compared; 40 generations of 20,000 candidates
 
 
 def exact(folder: Path, quick: bool) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def speed(folder: Path, quick: bool) -> dict[str, Any]:
 
     ways: dict[str, Callable[[int], tuple[float, int]]] = {
         "evolve": ours(POPULATION, PARENTS),
-        "evolve, population 1000": ours(1000, 400),
+        "evolve, default population": ours(SearchSettings().population, SearchSettings().parents),
         "per object": lambda seed: per_object(weights.tolist(), costs, fixed, queries, seed),
         "pymoo GA": lambda seed: with_pymoo(weights, queries, seed),
     }
@@ -204,7 +204,7 @@ def speed(folder: Path, quick: bool) -> dict[str, Any]:
         for name in ways
     }
     for rival in ("per object", "pymoo GA"):
-        for own in ("evolve", "evolve, population 1000"):
+        for own in ("evolve", "evolve, default population"):
             ratios = [one / other for one, other in zip(rates[own], rates[rival], strict=True)]
             result[f"{own} / {rival}"] = spread(ratios)
     return result
@@ -253,11 +253,11 @@ def front(folder: Path, quick: bool) -> dict[str, Any]:
     for seed in range(2 if quick else REPEATS):
         found = evolve_front(
             SPACE, {"accuracy": score}, {"macs": cost("macs"), "params": cost("params")}, {},
-            FrontSettings(population=POPULATION, queries=queries), np.random.default_rng(seed),
+            FrontSettings(population=100, queries=queries), np.random.default_rng(seed),
         )  # fmt: skip
         ours.append(volume(found.values * [-1, 1, 1]))
         algorithm = NSGA2(
-            pop_size=POPULATION, sampling=BinaryRandomSampling(), crossover=UniformCrossover(),
+            pop_size=100, sampling=BinaryRandomSampling(), crossover=UniformCrossover(),
             mutation=BitflipMutation(), eliminate_duplicates=True,
         )  # fmt: skip
         archive: list[NDArray[np.float64]] = []

@@ -118,14 +118,11 @@ class Archive:
 
     def _enter(self, rows: Choices, count: int) -> Choices:
         """Of feasible canonical rows the first ``count`` new ones, now known."""
-        seen = self._seen
-        places: list[int] = []
-        for place, key in enumerate(self._keys(rows).tolist()):
-            if key not in seen:
-                if len(places) >= count:
-                    break
-                seen.add(key)
-                places.append(place)
+        seen, keys = self._seen, self._keys(rows).tolist()
+        # From the last to the first, so that of equal ones the first place stays.
+        first = {keys[place]: place for place in range(len(keys) - 1, -1, -1) if keys[place] not in seen}
+        places = sorted(first.values())[:count]
+        seen.update(keys[place] for place in places)
         new = rows[places]
         end = self._count + len(new)
         if end > len(self._rows):
