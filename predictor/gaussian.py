@@ -24,6 +24,7 @@ _LENGTH, _LENGTH_SPREAD = 0.7, 1.0  # prior of the logarithm of a length scale
 _VARIANCE_SPREAD = 1.5  # of the logarithm of a variance; the mean shares one among the terms
 _NOISE, _NOISE_SPREAD = -1.6, 1.5  # of the logarithm of the noise's variance
 _JITTER = 1e-8
+_FARTHEST = 25.0  # logarithms of settings beyond which numbers overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,8 @@ def fit_gaussian(x: Floats, y: Floats, terms: Sequence[Term], seed: int = 0, ite
     spread = np.concatenate([np.full(count, _VARIANCE_SPREAD), np.full(count, _LENGTH_SPREAD), [_NOISE_SPREAD]])
 
     def loss(point: Floats) -> tuple[float, Floats]:
+        if np.abs(point).max() > _FARTHEST:
+            return 1e12, np.zeros_like(point)  # a step that leads nowhere: a shorter one is tried
         variances, lengths, noise = np.exp(point[:count]), np.exp(point[count : 2 * count]), float(np.exp(point[-1]))
         covariance = (noise + _JITTER) * np.eye(len(target))
         slopes: list[tuple[Floats, Floats | None]] = []
