@@ -11,6 +11,7 @@ import torch
 
 from data_gen import device_names, plan
 from genas.config import Run
+from genas.labelling import first_labels
 from genas.stages import resolve, single_thread
 from predictor.evaluation import Evaluation, Progress, random_splits, read_split
 from predictor.evaluation import evaluate as evaluate_predictors
@@ -27,7 +28,9 @@ def estimate(run: Run) -> dict[str, Any]:
     """What a run would do: trainings, and seconds from one timed batch of an architecture of median MACs."""
     run, info = resolve(run)
     settings, space = run.settings, run.settings.space
-    planned = plan(space, settings.generate, settings.bounds, settings.seed)
+    active = settings.generate.active is not None
+    planned = plan(space, first_labels(settings.generate), settings.bounds, settings.seed)
+    trainings = settings.generate.architectures if active else len(planned)  # at most, where labels may settle before
     retrainings = (3 + len(settings.retrain.handmade)) * settings.retrain.seeds
     devices = device_names(settings.workers)
     macs = space.costs(np.array([architecture.choices for architecture, _, _ in planned], np.int8))["macs"]
@@ -43,12 +46,12 @@ def estimate(run: Run) -> dict[str, Any]:
         other = _training_seconds(step, again, sizes["train"] + sizes["validation"], sizes["test"])
     side_by_side = len(set(devices)) if devices[0] != "cpu" else len(devices)  # sharing a card is not counted on
     return {
-        "trainings": len(planned),
+        "trainings": trainings,
         "retrainings": retrainings,
         "workers": len(devices),
         "device": devices[0],
         "seconds_each": one,
-        "generate_seconds": one * -(-len(planned) // side_by_side),
+        "generate_seconds": one * -(-trainings // side_by_side),
         "retrain_seconds": other * -(-retrainings // side_by_side),
         "images": dict(info.sizes),
         "classes": len(info.classes),

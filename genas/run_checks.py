@@ -96,17 +96,18 @@ def architectures(run: Run) -> Check:
         run: resolved, with the classes and channels of its images.
     """
     from data_gen import plan
+    from genas.labelling import first_labels
     from genas.limits import limits_json
     from genas.words import limits_words
     from supernet import InputError
 
     settings = run.settings
     try:
-        plan(settings.space, settings.generate, settings.bounds, settings.seed)
+        plan(settings.space, first_labels(settings.generate), settings.bounds, settings.seed)
     except InputError as error:
         return Check("architectures", "wrong", one_line(error), CHANGE_RECIPE, "configuration")
     limits = limits_words(limits_json(settings.bounds))
-    found = f"{settings.generate.architectures:,} can be drawn under {limits}"
+    found = f"{first_labels(settings.generate).architectures:,} can be drawn under {limits}"
     return Check("architectures", "ok", found, part="configuration")
 
 
