@@ -80,11 +80,7 @@ def evolve_front(
         InputError: fewer than two objectives, one name twice, limits that nothing keeps, or a score that is not one
             finite number each.
     """
-    names = (*maximised, *minimised)
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise InputError(f"objectives: expected two or more with different names, got {', '.join(names) or 'none'}")
-    signs = np.array([-1.0] * len(maximised) + [1.0] * len(minimised))
-    scores = [*maximised.values(), *minimised.values()]
+    names, signs, scores = objectives(maximised, minimised)
     archive = Archive(space, limits)
     breeding = Breeding(space, archive, settings.breeding)
     directions = reference_directions(len(names), _divisions(len(names), settings.population))
@@ -207,6 +203,17 @@ class _Known:
         """The best known rows within limits, best first."""
         fits = np.flatnonzero(within(self._space, self.rows, limits))
         return self.rows[fits[np.argsort(-self.scores[fits], kind="stable")[:count]]]
+
+
+def objectives(
+    maximised: Mapping[str, Score], minimised: Mapping[str, Score]
+) -> tuple[tuple[str, ...], NDArray[np.float64], list[Score]]:
+    """Names, signs that make less of each better, and scores. Raises InputError as :func:`evolve_front`."""
+    names = (*maximised, *minimised)
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise InputError(f"objectives: expected two or more with different names, got {', '.join(names) or 'none'}")
+    signs = np.array([-1.0] * len(maximised) + [1.0] * len(minimised))
+    return names, signs, [*maximised.values(), *minimised.values()]
 
 
 def _divisions(objectives: int, population: int) -> int:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from evolution.archive import Archive
-from evolution.multi import Front, FrontSettings
+from evolution.multi import Front, FrontSettings, objectives
 from evolution.pareto import front
 from evolution.search import Score, scored
 from supernet.limits import Limits, excess
-from supernet.settings import InputError, UnavailableError
+from supernet.settings import UnavailableError
 from supernet.space import SearchSpace
 
 
@@ -44,11 +44,7 @@ def pymoo_front(
     except ImportError as error:
         raise UnavailableError("search --engine pymoo: pymoo is not installed; pip install genas[pymoo]") from error
 
-    names = (*maximised, *minimised)
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise InputError(f"objectives: expected two or more with different names, got {', '.join(names) or 'none'}")
-    signs = np.array([-1.0] * len(maximised) + [1.0] * len(minimised))
-    scores = [*maximised.values(), *minimised.values()]
+    names, signs, scores = objectives(maximised, minimised)
     archive = Archive(space, limits)
     known: dict[bytes, Any] = {}
 

@@ -14,7 +14,7 @@ from genas.config import Run
 from genas.stages import ShowProgress, add_jobs, single_thread, train_jobs
 from supernet import Architecture, Choices, InputError, architectures
 from supernet.sampling import up_to
-from supernet.spaces import AnySpace
+from supernet.space import graphs as graphs_of
 
 _EVENT = "active"
 _UNLABELLED = 500  # random networks that say, without labels, what networks of the space look like
@@ -132,11 +132,11 @@ def _choose(
     random = np.random.default_rng([settings.seed, 7, number])
     loose = up_to(space, _UNLABELLED, random, settings.bounds)
     graphs = [space.graph(one) for one in labelled]
-    encoder = FlatEncoder.fit([*graphs, *_graphs(space, loose)])
+    encoder = FlatEncoder.fit([*graphs, *graphs_of(space, loose)])
     surrogate = fit_surrogate(encoder, encoder.encode(graphs), values, seed=settings.seed)
 
     def score(choices: Choices) -> NDArray[np.float64]:
-        scored = surrogate.score(encoder.encode(_graphs(space, choices)))
+        scored = surrogate.score(encoder.encode(graphs_of(space, choices)))
         return scored.scores + active.bonus * scored.deviations
 
     order = np.argsort(-values, kind="stable")[: _SEARCH.population // 2]
@@ -146,13 +146,9 @@ def _choose(
     known = {job.architecture for job in jobs}
     rows = np.array([one.architecture.choices for one in found.best if one.architecture not in known], np.int8)
     everything = np.array([one.architecture.choices for one in found.best], np.int8)
-    best = surrogate.score(encoder.encode(_graphs(space, everything))).scores.max(keepdims=True)
+    best = surrogate.score(encoder.encode(graphs_of(space, everything))).scores.max(keepdims=True)
     seen = Round(len(labelled), surrogate.tau, float(surrogate.labels.label(best)[0]))
     if not len(rows):
         return [], seen
-    choice = surrogate.choose(encoder.encode(_graphs(space, rows)), count, active.bonus)
+    choice = surrogate.choose(encoder.encode(graphs_of(space, rows)), count, active.bonus)
     return architectures(space, rows[choice.places]), seen
-
-
-def _graphs(space: AnySpace, choices: Choices) -> list[Any]:
-    return [space.graph(architecture) for architecture in architectures(space, choices)]

@@ -40,6 +40,7 @@ from supernet.latency import latency_digest
 from supernet.limits import LIMITED, cost_of
 from supernet.sampling import up_to
 from supernet.settings import nearest
+from supernet.space import graphs as graphs_of
 from supernet.spaces import AnySpace
 
 LEVEL = 0.8
@@ -77,7 +78,7 @@ class Searcher:
 
     def predicted(self, choices: Choices) -> NDArray[np.float64]:
         """The metric expected of rows, (architectures,)."""
-        return self.predictor.predict(_graphs(self.space, choices))
+        return self.predictor.predict(graphs_of(self.space, choices))
 
 
 def open_search(run: Run) -> Searcher:
@@ -113,7 +114,7 @@ def open_search(run: Run) -> Searcher:
     best = float(predictor.label_scores.scores[-1])
 
     def score(choices: Choices) -> NDArray[np.float64]:
-        graphs = _graphs(space, choices)
+        graphs = graphs_of(space, choices)
         if rule == "mean" or rule == "thompson":
             return asked.score(graphs, deviations=False).scores
         return acquire(asked.score(graphs), rule, best, settings.search.caution)
@@ -394,11 +395,7 @@ def _cost(searcher: Searcher, name: str) -> Score:
 
 
 def _metric(space: AnySpace, predictor: Predictor) -> Score:
-    return lambda rows: predictor.predict(_graphs(space, rows))
-
-
-def _graphs(space: AnySpace, choices: Choices) -> list[Any]:
-    return [space.graph(architecture) for architecture in architectures(space, choices)]
+    return lambda rows: predictor.predict(graphs_of(space, rows))
 
 
 @contextmanager

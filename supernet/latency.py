@@ -15,7 +15,7 @@ from supernet.files import read_json, write_json
 from supernet.graph import ArchGraph, Node
 from supernet.limits import Measure
 from supernet.settings import InputError
-from supernet.space import Choices, SearchSpace, architectures
+from supernet.space import Choices, SearchSpace, graphs
 
 _KIND = "genas-latency"
 _STRENGTHS = (1e-6, 1e-3, 1e-2, 1e-1, 1.0)
@@ -57,7 +57,7 @@ class Latency:
         """Milliseconds of rows of a space; by a table of its choices where they add up, which takes no graphs."""
 
         def by_graphs(choices: Choices) -> NDArray[np.float64]:
-            return self.of([space.graph(architecture) for architecture in architectures(space, choices)])
+            return self.of(graphs(space, choices))
 
         additive = fit_additive(space, by_graphs)
         return by_graphs if additive is None else additive.values

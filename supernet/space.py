@@ -253,8 +253,7 @@ class SearchSpace(Settings, ABC):
 
     def depths(self, choices: Choices) -> NDArray[np.int64]:
         """Convolutions and linear layers on the longest path of valid rows, shape (architectures,)."""
-        graphs = (self.graph(architecture) for architecture in architectures(self, choices))
-        return np.fromiter(map(graph_depth, graphs), np.int64, len(choices))
+        return np.fromiter(map(graph_depth, graphs(self, choices)), np.int64, len(choices))
 
     def cheapest(self, cost: str) -> Architecture:
         """A valid architecture with the least of one cost. Raises InputError for an unknown cost.
@@ -315,3 +314,8 @@ def in_range(choices: Choices, cardinalities: tuple[int, ...]) -> NDArray[np.boo
 def architectures(space: SearchSpace, choices: Choices) -> list[Architecture]:
     """The rows of a batch as values."""
     return [Architecture(space.name, tuple(row)) for row in choices.tolist()]
+
+
+def graphs(space: SearchSpace, choices: Choices) -> list[ArchGraph]:
+    """The networks of a batch of valid rows."""
+    return [space.graph(architecture) for architecture in architectures(space, choices)]
