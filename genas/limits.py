@@ -20,18 +20,23 @@ _AMOUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([KMG%]?)")
 _COSTS = (*LIMITED, "latency")
 
 
-def amount(text: str) -> int | str:
-    """``15M`` as a whole number; ``60%`` stays text. Raises ValueError for anything else."""
+def amount(text: str) -> int | float | str:
+    """``15M`` as a whole number, ``1.5`` as it is; ``60%`` stays text. Raises ValueError for anything else."""
     found = _AMOUNT.fullmatch(text.strip())
     value = float(found[1].replace("_", "")) if found else 0.0
-    if found is None or value <= 0:
+    if found is not None and found[2] != "%":
+        value *= _UNITS[found[2]]
+    if found is None or not 0 < value < np.inf:
         raise ValueError("expected a number above 0, such as 15M or 15_000_000, or a share such as 60%")
     if found[2] == "%":
         return text.strip()
-    return max(round(value * _UNITS[found[2]]), 1)
+    whole = round(value)
+    return whole if np.isclose(whole, value, rtol=1e-9, atol=0) else value
 
 
 def _number(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {str(value).lower()}")
     return amount(value) if isinstance(value, str) else value
 
 
@@ -61,8 +66,7 @@ class LimitSettings(Settings):
 
 
 def _limit(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
-    if isinstance(value, str):
-        value = amount(value)
+    value = _number(value)
     return {"max": value} if isinstance(value, str | float) else value
 
 
@@ -168,8 +172,8 @@ def sweep(text: str) -> tuple[str, list[int]]:
         count = 0
     if (
         len(parts) != 3
-        or isinstance(first, str)
-        or isinstance(last, str)
+        or not isinstance(first, int)
+        or not isinstance(last, int)
         or not first <= last
         or not 1 <= count <= 1000
     ):
