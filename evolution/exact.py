@@ -20,6 +20,7 @@ from supernet.space import Choices, SearchSpace
 _MOST_ROWS = 50_000_000  # rows of options that are looked at
 _CHUNK = 65_536
 _TRIES = 20
+_ROUNDING = 1e-12  # of the size of a sum that is not whole
 _INFEASIBLE = 2  # what scipy calls it
 
 
@@ -183,6 +184,8 @@ def _constraint(cost: Additive, bound: Bound) -> tuple[NDArray[np.float64], floa
         high = np.floor((bound.most - fixed) / unit) if np.isfinite(bound.most) else np.inf
         return (whole / unit)[None], float(low), float(high)
     scale = max(float(np.abs(weights).max()), 1e-300)
+    size = abs(cost.fixed) + sum(float(np.abs(table).max()) for table in cost.tables)
+    low, high = low - _ROUNDING * size, high + _ROUNDING * size  # what that lets in is looked at afterwards
     return (weights / scale)[None], low / scale, high / scale
 
 
