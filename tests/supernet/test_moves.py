@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supernet.moves import crossover, neighbours, redraw, swap
+from supernet.moves import crossover, neighbours, redraw, single_changes, step, swap
 
 
 @st.composite
@@ -76,3 +76,44 @@ def test_neighbours_are_all_at_distance_one_or_two(batch):
     others = [count - 1 for count in cardinalities]
     pairs = (sum(others) ** 2 - sum(count**2 for count in others)) // 2
     assert len({row.tobytes() for row in found}) == sum(others) + pairs
+
+
+@given(batches().filter(lambda batch: len(batch[1]) > 0))
+def test_single_changes_are_all_at_distance_one(batch):
+    cardinalities, rows, _ = batch
+    found = single_changes(rows[0], cardinalities)
+    assert in_range(found, cardinalities)
+    assert (found != rows[0]).sum(axis=1).tolist() == [1] * sum(count - 1 for count in cardinalities)
+    assert len(np.unique(found, axis=0)) == len(found)
+
+
+@given(batches())
+def test_a_step_redraws_one_choice_or_two(batch):
+    cardinalities, rows, random = batch
+    before = rows.copy()
+    result = step(rows, cardinalities, random)
+    assert (rows == before).all()
+    assert result.shape == rows.shape
+    assert in_range(result, cardinalities)
+    changed = (result != rows).sum(axis=1)
+    assert (changed <= 2).all()
+    if min(cardinalities) > 1:
+        assert (changed >= 1).all()
+    assert (result[:, np.array(cardinalities) == 1] == 0).all()
+
+
+def test_a_step_is_as_likely_as_the_one_back():
+    """Of three choices, from every row to every other: a Metropolis walk needs that."""
+    cardinalities = (2, 3, 2)
+    rows = np.array(list(np.ndindex(cardinalities)), np.int8)
+    times = 6000
+    result = step(np.repeat(rows, times, axis=0), cardinalities, np.random.default_rng(0))
+    places = np.ravel_multi_index(tuple(result.T), cardinalities).reshape(len(rows), times)
+    counts = np.stack([np.bincount(row, minlength=len(rows)) for row in places])
+    assert (np.diag(counts) == 0).all()
+    # A difference of two binomial counts: within five standard deviations.
+    assert (np.abs(counts - counts.T) <= 5 * np.sqrt(np.maximum(counts + counts.T, 1))).all()
+    # A choice is drawn twice with chance 1/9, a pair with 2/9, shared out among their options.
+    assert abs(counts[0, 6] / times - 1 / 9) < 0.02
+    assert abs(counts[0, 7] / times - 2 / 9) < 0.03
+    assert abs(counts[0, 8] / times - 1 / 9) < 0.02
