@@ -147,7 +147,7 @@ def sweep_limits(
         cost: what is limited, a name of :data:`supernet.limits.LIMITED`.
         values: largest allowed values.
         limits: others, that all of them keep; bounds on ``cost`` may be among them.
-        settings: ``queries`` are shared out among the limits.
+        settings: ``queries`` are shared out among the limits, and at most as many once more on the way back.
 
     Raises:
         InputError: no limits, or none that anything keeps; others as :func:`evolution.evolve`.

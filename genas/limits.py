@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Tag, model_validator
 
 from supernet import COST_NAMES, Bound, InputError, SearchSpace, Settings
 from supernet.latency import read_latency
@@ -18,6 +18,7 @@ from supernet.settings import nearest
 _UNITS = {"": 1, "K": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 _AMOUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([KMG%]?)")
 _COSTS = (*LIMITED, "latency")
+_EXPECTED = "expected a number above 0, such as 15M or 15_000_000, or a share such as 60%"
 
 
 def amount(text: str) -> int | float | str:
@@ -27,7 +28,7 @@ def amount(text: str) -> int | float | str:
     if found is not None and found[2] != "%":
         value *= _UNITS[found[2]]
     if found is None or not 0 < value < np.inf:
-        raise ValueError("expected a number above 0, such as 15M or 15_000_000, or a share such as 60%")
+        raise ValueError(_EXPECTED)
     if found[2] == "%":
         return text.strip()
     whole = round(value)
@@ -35,12 +36,14 @@ def amount(text: str) -> int | float | str:
 
 
 def _number(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, got {str(value).lower()}")
-    return amount(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return amount(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(_EXPECTED)
+    return value
 
 
-_Amount = Annotated[Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0)] | str, BeforeValidator(_number)]
+_Amount = Annotated[int | float | str, BeforeValidator(_number)]
 
 
 class LimitSettings(Settings):
@@ -66,11 +69,22 @@ class LimitSettings(Settings):
 
 
 def _limit(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
+    if isinstance(value, Mapping | LimitSettings):
+        return value
     value = _number(value)
-    return {"max": value} if isinstance(value, str | float) else value
+    return value if isinstance(value, int) else {"max": value}
 
 
-LimitValue: TypeAlias = Annotated[Annotated[int, Field(ge=1)] | LimitSettings, BeforeValidator(_limit)]
+def _kind(value: Any) -> str:  # noqa: ANN401 - what a limit was made into
+    return "number" if isinstance(value, int) else LimitSettings.__name__
+
+
+LimitValue: TypeAlias = Annotated[
+    Annotated[
+        Annotated[int, Tag("number")] | Annotated[LimitSettings, Tag(LimitSettings.__name__)], Discriminator(_kind)
+    ],
+    BeforeValidator(_limit),
+]
 """The largest allowed value, or both ends."""
 
 

@@ -203,6 +203,7 @@ def test_a_sweep_scores_nothing_twice_and_nothing_outside_the_other_limits(band,
     found = sweep_limits(space, score, "macs", values, others, budget, np.random.default_rng(seed))
     assert found.limits == tuple(sorted(set(values)))
     assert len(np.unique(score.rows, axis=0)) == len(score.rows) == found.queries
+    assert found.queries <= (2 * len(found.limits) - 1) * max(queries // len(values), 2 * 20)
     assert space.is_valid(score.rows).all()
     assert kept_by(space, score.rows, open_limits).all()
     assert len(found.winners) == len(found.limits)
