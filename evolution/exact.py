@@ -20,6 +20,8 @@ from supernet.space import Choices, SearchSpace
 _MOST_ROWS = 50_000_000  # rows of options that are looked at
 _CHUNK = 65_536
 _TRIES = 20
+_ROUNDING = 1e-12  # of the size of a sum that is not whole
+_INFEASIBLE = 2  # what scipy calls it
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def solve_additive(space: SearchSpace, score: Score, limits: Limits) -> Optimum 
         costs[name] = cost
     row = _solve(space, value, costs, limited, clauses)
     if row is None:
-        raise InputError(f"limits {told(limits)}: no architecture of {space.name} keeps them together")
+        return None
     return Optimum(_candidate(space, row, float(counted(row[None])[0]), limited), "integer programming", asked)
 
 
@@ -128,6 +130,7 @@ def _solve(
     limits: dict[str, Bound],
     clauses: tuple[tuple[tuple[int, int], ...], ...],
 ) -> NDArray[np.int8] | None:
+    """The best row within the limits; None where the solver does not find it. Raises InputError where there is none."""
     from scipy.optimize import Bounds, LinearConstraint, milp  # takes longer to import than all else here
 
     counts = space.cardinalities
@@ -152,6 +155,8 @@ def _solve(
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": 0.0},
         )
+        if found.status == _INFEASIBLE:
+            raise InputError(f"limits {told(limits)}: no architecture of {space.name} keeps them together")
         if found.x is None:
             return None
         row = np.array([found.x[starts[j] : starts[j + 1]].argmax() for j in range(len(counts))], np.int8)
@@ -171,13 +176,16 @@ def _constraint(cost: Additive, bound: Bound) -> tuple[NDArray[np.float64], floa
     """
     weights, low, high = np.concatenate(cost.tables), bound.least - cost.fixed, bound.most - cost.fixed
     whole = np.round(weights)
-    if np.abs(weights - whole).max() < 1e-3 and abs(cost.fixed - round(cost.fixed)) < 1e-3:
+    counted = bound.measure is None  # what a space itself counts is whole
+    if counted and np.abs(weights - whole).max() < 1e-3 and abs(cost.fixed - round(cost.fixed)) < 1e-3:
         unit = int(np.gcd.reduce(whole.astype(np.int64))) or 1
         fixed = round(cost.fixed)
         low = np.ceil((bound.least - fixed) / unit) if np.isfinite(bound.least) else -np.inf
         high = np.floor((bound.most - fixed) / unit) if np.isfinite(bound.most) else np.inf
         return (whole / unit)[None], float(low), float(high)
     scale = max(float(np.abs(weights).max()), 1e-300)
+    size = abs(cost.fixed) + sum(float(np.abs(table).max()) for table in cost.tables)
+    low, high = low - _ROUNDING * size, high + _ROUNDING * size  # what that lets in is looked at afterwards
     return (weights / scale)[None], low / scale, high / scale
 
 

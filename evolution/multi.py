@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -142,8 +142,8 @@ def sweep_limits(
         score: from canonical choices to one number each, higher is better.
         cost: what is limited, a name of :data:`supernet.limits.LIMITED`.
         values: largest allowed values.
-        limits: others, that all of them keep; a lower bound on ``cost`` may be among them.
-        settings: ``queries`` are shared out among the limits.
+        limits: others, that all of them keep; bounds on ``cost`` may be among them.
+        settings: ``queries`` are shared out among the limits, and at most as many once more on the way back.
 
     Raises:
         InputError: no limits, or none that anything keeps; others as :func:`evolution.evolve`.
@@ -153,20 +153,21 @@ def sweep_limits(
     known = _Known(space, score)
     each = settings.model_copy(update={"queries": max(settings.queries // len(values), 2 * settings.population)})
     others = bounds(limits)
-    least = others[cost].least if cost in others else -np.inf
+    own = others.get(cost, Bound())
     order = sorted(set(values))
     error: InputError | None = None
     kept: dict[int, dict[str, Bound]] = {}
     for value in (*reversed(order), *order[1:]):  # once more on the way back, with what tighter ones have found
         if error is not None and value not in kept:
             continue
-        now = {**others, cost: Bound(least, float(value))}
+        now = {**others, cost: replace(own, most=min(own.most, float(value)))}
+        asked = known.asked
         try:
             evolve(space, known, now, each, random, known.best(now, settings.population))
         except InputError as refused:
-            error = refused  # tighter ones are refused too, unless the score is what is wrong
-            if not kept:
+            if not kept or known.asked > asked:  # the score is what is wrong
                 raise
+            error = refused  # tighter ones are refused too
             continue
         kept[value] = now
     rows, scores = known.rows, known.scores
@@ -174,9 +175,9 @@ def sweep_limits(
     for value in order:
         fits = within(space, rows, kept[value]) if value in kept else np.zeros(len(rows), np.bool_)
         winners.append(candidates(space, rows[fits], scores[fits], 1, kept[value])[0] if fits.any() else None)
-    costs = limited_costs(space, rows, {cost: Bound()})[cost]
+    costs = limited_costs(space, rows, {cost: own})[cost]
     places = front(np.stack([costs.astype(np.float64), -scores], axis=1))
-    best = [candidates(space, rows[[place]], scores[[place]], 1, {cost: Bound()})[0] for place in places]
+    best = [candidates(space, rows[[place]], scores[[place]], 1, {cost: own})[0] for place in places]
     return Sweep(tuple(order), tuple(winners), tuple(best), len(rows))
 
 
@@ -188,8 +189,10 @@ class _Known:
         self._places: dict[bytes, int] = {}
         self.rows: Choices = np.empty((0, len(space.cardinalities)), np.int8)
         self.scores = np.empty(0)
+        self.asked = 0  # times
 
     def __call__(self, choices: Choices) -> NDArray[np.float64]:
+        self.asked += 1
         keys = [row.tobytes() for row in choices]
         new = [place for place, key in enumerate(keys) if key not in self._places]
         if new:

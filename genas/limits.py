@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Tag, model_validator
 
 from supernet import COST_NAMES, Bound, InputError, SearchSpace, Settings
 from supernet.latency import read_latency
@@ -18,24 +18,32 @@ from supernet.settings import nearest
 _UNITS = {"": 1, "K": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 _AMOUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([KMG%]?)")
 _COSTS = (*LIMITED, "latency")
+_EXPECTED = "expected a number above 0, such as 15M or 15_000_000, or a share such as 60%"
 
 
-def amount(text: str) -> int | str:
-    """``15M`` as a whole number; ``60%`` stays text. Raises ValueError for anything else."""
+def amount(text: str) -> int | float | str:
+    """``15M`` as a whole number, ``1.5`` as it is; ``60%`` stays text. Raises ValueError for anything else."""
     found = _AMOUNT.fullmatch(text.strip())
     value = float(found[1].replace("_", "")) if found else 0.0
-    if found is None or value <= 0:
-        raise ValueError("expected a number above 0, such as 15M or 15_000_000, or a share such as 60%")
+    if found is not None and found[2] != "%":
+        value *= _UNITS[found[2]]
+    if found is None or not 0 < value < np.inf:
+        raise ValueError(_EXPECTED)
     if found[2] == "%":
         return text.strip()
-    return max(round(value * _UNITS[found[2]]), 1)
+    whole = round(value)
+    return whole if np.isclose(whole, value, rtol=1e-9, atol=0) else value
 
 
 def _number(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
-    return amount(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return amount(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(_EXPECTED)
+    return value
 
 
-_Amount = Annotated[Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0)] | str, BeforeValidator(_number)]
+_Amount = Annotated[int | float | str, BeforeValidator(_number)]
 
 
 class LimitSettings(Settings):
@@ -61,18 +69,20 @@ class LimitSettings(Settings):
 
 
 def _limit(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
-    if isinstance(value, str):
-        value = amount(value)
-    return {"max": value} if isinstance(value, str | float) else value
+    if isinstance(value, Mapping | LimitSettings):
+        return value
+    value = _number(value)
+    return value if isinstance(value, int) else {"max": value}
 
 
-def _which(value: Any) -> str:  # noqa: ANN401 - whatever a recipe holds
-    return "ends" if isinstance(value, Mapping | LimitSettings) else "most"
+def _kind(value: Any) -> str:  # noqa: ANN401 - what a limit was made into
+    return "number" if isinstance(value, int) else LimitSettings.__name__
 
 
 LimitValue: TypeAlias = Annotated[
-    Annotated[Annotated[int, Field(ge=1)], Tag("most")] | Annotated[LimitSettings, Tag("ends")],
-    Discriminator(_which),
+    Annotated[
+        Annotated[int, Tag("number")] | Annotated[LimitSettings, Tag(LimitSettings.__name__)], Discriminator(_kind)
+    ],
     BeforeValidator(_limit),
 ]
 """The largest allowed value, or both ends."""
@@ -163,8 +173,8 @@ def sweep(text: str) -> tuple[str, list[int]]:
         count = 0
     if (
         len(parts) != 3
-        or isinstance(first, str)
-        or isinstance(last, str)
+        or not isinstance(first, int)
+        or not isinstance(last, int)
         or not first <= last
         or not 1 <= count <= 1000
     ):

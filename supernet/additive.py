@@ -14,6 +14,7 @@ from supernet.space import Choices, SearchSpace
 _MOST_COLUMNS = 2000
 _CHECKED = 256  # further rows that must agree
 _TOLERANCE = 1e-7  # of the spread; what is rounded on the way to a sum is not more
+_ROUNDING = 1e-12  # of the size; what differs by no more is constant
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,11 @@ def fit_additive(space: SearchSpace, function: Callable[[Choices], NDArray[Any]]
     networks = space.canonical(rows)
     values = np.asarray(function(networks), np.float64)
     fitted, checked = slice(0, 4 * width), slice(4 * width, None)
-    spread = max(float(np.ptp(values)), 1e-6 * float(np.abs(values).max()), 1e-300)
+    if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+        return Additive(float(values[0]), tuple(np.zeros(count) for count in counts))
     columns = np.concatenate([np.ones((len(rows), 1)), one_hot(networks, counts)], axis=1)
     weights = np.linalg.lstsq(columns[fitted], values[fitted], rcond=None)[0]
-    if float(np.abs(columns[checked] @ weights - values[checked]).max()) > _TOLERANCE * spread:
+    if float(np.abs(columns[checked] @ weights - values[checked]).max()) > _TOLERANCE * float(np.ptp(values)):
         return None
     ends = np.cumsum([count - 1 for count in counts])
     tables = tuple(np.concatenate([[0.0], part]) for part in np.split(weights[1:], ends[:-1]))

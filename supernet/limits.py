@@ -138,7 +138,9 @@ def check_limits(space: SearchSpace, limits: Limits) -> None:
     for name, bound in bounds(limits).items():
         measure = bound.measure or (lambda rows, name=name: cost_of(space, rows, name))  # type: ignore[misc]
         if np.isfinite(bound.most):
-            least = space.cheapest(name) if bound.measure is None and name in COST_NAMES else _end(space, measure, 1)
+            least = (
+                space.cheapest(name) if bound.measure is None and name in COST_NAMES else _end(space, bound, name, 1)
+            )
             value = measure(least.row())[0]
             if value > bound.most:
                 raise InputError(
@@ -146,7 +148,7 @@ def check_limits(space: SearchSpace, limits: Limits) -> None:
                     f"which needs {number(value)} ({space.format(least)})"
                 )
         if np.isfinite(bound.least):
-            largest = _end(space, measure, -1)
+            largest = _end(space, bound, name, -1)
             value = measure(largest.row())[0]
             if value < bound.least:
                 raise InputError(
@@ -158,8 +160,19 @@ def check_limits(space: SearchSpace, limits: Limits) -> None:
 def costliest(space: SearchSpace, name: str) -> Architecture:
     """The architecture with the most of one of :data:`LIMITED`, found by climbing. Raises InputError for another."""
     cost_of(space, space.cheapest("macs").row(), name)
-    return _end(space, lambda rows: cost_of(space, rows, name), -1)
+    return _end(space, Bound(), name, -1)
 
 
-def _end(space: SearchSpace, measure: Measure, sign: int) -> Architecture:
-    return architectures(space, space.descend(lambda rows: sign * measure(rows)))[0]
+def _end(space: SearchSpace, bound: Bound, name: str, sign: int) -> Architecture:
+    """An architecture with the least of a cost, or the most where the sign is -1."""
+
+    def measure(rows: Choices) -> NDArray[Any]:
+        if bound.measure is not None:
+            return sign * np.asarray(bound.measure(rows))
+        if name != "depth":
+            return sign * cost_of(space, rows, name)
+        # Few single changes alter the longest path: of equally deep ones, those with fewer MACs lead on.
+        macs = space.costs(rows)["macs"]
+        return sign * (space.depths(rows) + macs / (macs + 1e9))
+
+    return architectures(space, space.descend(measure))[0]

@@ -264,7 +264,11 @@ class SearchSpace(Settings, ABC):
         return _cheapest(self, cost)
 
     def descend(self, measure: Callable[[Choices], NDArray[Any]]) -> Choices:
-        """A canonical row with little of a measure of valid rows, shape (1, choices): by single changes, from some."""
+        """A canonical row with little of a measure of valid rows, shape (1, choices): by single changes, from some.
+
+        Where :meth:`clauses` rule out some rows, by changes of two choices too: what leaves has to be replaced.
+        """
+        pairs = bool(self.clauses())
         random = np.random.default_rng(0)
         starts = self.sample(_STARTS, random)
         first = np.zeros((1, len(self.cardinalities)), np.int8)
@@ -277,7 +281,11 @@ class SearchSpace(Settings, ABC):
             while True:
                 around = self.neighbours(row)
                 costs = measure(around) if len(around) else np.empty(0)
-                if not len(costs) or costs.min() >= value:
+                if pairs and not (costs < value).any():
+                    around = moves.neighbours(row, self.cardinalities)
+                    around = around[self.is_valid(around)]
+                    costs = measure(around) if len(around) else np.empty(0)
+                if not (costs < value).any():
                     break
                 row, value = around[costs.argmin()], costs.min()
             if best is None or value < best[0]:

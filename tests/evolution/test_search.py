@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution import SearchSettings, evolve, random_search, warm_up
+from evolution.archive import Archive
 from supernet import Architecture, Bound, InputError, OpSubset, SearchSpace
-from supernet.limits import within
+from supernet.limits import cost_of, within
+from supernet.moves import neighbours
 from supernet.op_subset import LayerSettings
 
 SMALL = OpSubset(
@@ -258,89 +260,187 @@ def test_importing_evolution_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-ROWS = every(SMALL)
-COSTS = {**SMALL.costs(ROWS), "depth": SMALL.depths(ROWS)}
+TWO_LAYERS = OpSubset(layers=(LayerSettings(channels=16), LayerSettings(channels=24, stride=2)), classes=10)
+"""3,969 architectures of 6 choices a layer, of which depth is no sum."""
 
 
-@given(data=st.data(), variant=st.sampled_from(["truncation", "aging"]), seed=st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
-def test_both_ends_of_any_limits_are_kept_from_the_first_generation_on(data, variant, seed):
+def all_costs(space, rows):
+    """What two-sided limits are on, by name, each (architectures,)."""
+    names = ("macs", "params", "depth") if space.kind == "op_subset" else ("macs", "params")
+    return {name: cost_of(space, rows, name) for name in names}
+
+
+def kept_by(space, rows, limits):
+    """Which rows keep bounds on both sides, written anew."""
+    fits = np.ones(len(rows), bool)
+    for name, values in all_costs(space, rows).items():
+        fits &= (limits[name].least <= values) & (values <= limits[name].most)
+    return fits
+
+
+@st.composite
+def bands(draw):
+    """A small space and two-sided limits on everything around one of its architectures, so that it keeps them."""
+    space = draw(st.sampled_from([SMALL, TWO_LAYERS, Digits()]))
+    rows = every(space)
+    costs = all_costs(space, rows)
+    place = draw(st.integers(0, len(rows) - 1))
     limits = {}
-    for name in data.draw(st.lists(st.sampled_from(sorted(COSTS)), unique=True, min_size=1, max_size=3)):
-        low, high = sorted(data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
-        ends = np.sort(COSTS[name])[[int(low * (len(ROWS) - 1)), int(high * (len(ROWS) - 1))]]
-        limits[name] = Bound(int(ends[0]), int(ends[1]))
-    kept = ROWS[within(SMALL, ROWS, limits)]
-    score = Recorder(additive(SMALL, seed))
-    wanted = SearchSettings(variant=variant, queries=400, population=15, parents=7, tournament=3)
-    if not len(kept):
-        with pytest.raises(InputError, match="limit"):
-            evolve(SMALL, score, limits, wanted, np.random.default_rng(seed))
-        assert not score.calls
-        return
-    result = evolve(SMALL, score, limits, wanted, np.random.default_rng(seed))
-    assert within(SMALL, score.rows, limits).all()
-    assert len({row.tobytes() for row in score.rows}) == len(score.rows) == result.queries
-    assert result.queries <= len(kept)
-    assert set(limits) <= set(result.best[0].costs)
+    for name, values in costs.items():
+        below, above = draw(st.tuples(st.floats(0, 0.6), st.floats(0, 0.6)))
+        spread = int(np.ptp(values))
+        limits[name] = Bound(int(values[place] - below * spread), int(values[place] + above * spread))
+    return space, limits
 
 
-@pytest.mark.parametrize("width", [1_000, 20_000])
-def test_a_thin_band_is_met(width):
-    """Of uniform draws a few in ten thousand, or in a thousand, lie in it."""
-    limits = {"macs": Bound(12_000_000 - width, 12_000_000)}
+@pytest.mark.parametrize("kind", ["truncation", "aging", "random"])
+@given(band=bands(), seed=st.integers(0, 2**32), queries=st.integers(1, 300), population=st.integers(1, 60))
+@settings(max_examples=25)
+def test_two_sided_limits_on_everything_hold_from_the_first_generation(kind, band, seed, queries, population):
+    space, limits = band
+    score = Recorder(additive(space, seed))
+    if kind == "random":
+        result = run("random", space, score, limits, queries, seed)
+    else:
+        result = run("evolve", space, score, limits, queries, seed, population=population, variant=kind)
+    feasible = every(space)[kept_by(space, every(space), limits)]
+    assert space.is_valid(score.rows).all()
+    assert all(kept_by(space, rows, limits).all() for rows in score.calls)
+    assert len(np.unique(score.rows, axis=0)) == len(score.rows) == result.queries
+    assert result.queries == min(queries, len(feasible))  # also of few among many
+    assert result.exhausted == (len(feasible) < queries)
+    assert result.limits == limits
+    assert all(one.costs["macs"] >= limits["macs"].least for one in result.best)
+
+
+THIN = {"macs": Bound(13_000_000, 13_300_000), "params": Bound(670_000, 680_000), "depth": Bound(19, 21)}
+
+
+@pytest.mark.parametrize("kind", ["truncation", "aging", "random"])
+def test_a_thin_band_is_met_from_the_first_generation(kind):
+    """A few of a thousand architectures keep it."""
+    drawn = DEFAULT.sample(100_000, np.random.default_rng(0))
+    assert 1e-4 < kept_by(DEFAULT, drawn, THIN).mean() < 5e-3
     score = Recorder(additive(DEFAULT))
-    result = evolve(DEFAULT, score, limits, SearchSettings(queries=600), np.random.default_rng(0))
-    macs = DEFAULT.costs(score.rows)["macs"]
-    assert result.queries == 600
-    assert ((macs >= 12_000_000 - width) & (macs <= 12_000_000)).all()
-    drawn = random_search(DEFAULT, score, limits, 600, np.random.default_rng(0))
-    assert result.best[0].score > drawn.best[0].score
+    if kind == "random":
+        result = run("random", DEFAULT, score, THIN, 400, 0)
+    else:
+        result = run("evolve", DEFAULT, score, THIN, 400, 0, population=100, variant=kind)
+        assert [len(rows) for rows in score.calls] == [100] * 4
+    assert result.queries == 400
+    assert kept_by(DEFAULT, score.rows, THIN).all()
+    assert len(np.unique(score.rows, axis=0)) == 400
 
 
-def test_a_measure_of_ones_own_is_kept_and_told():
-    energy = Bound(most=3.0, measure=lambda rows: rows.sum(axis=1) / 2)
+def test_a_band_that_uniform_draws_never_meet():
+    least = int(DEFAULT.costs(DEFAULT.cheapest("macs").row())["macs"][0])
+    limits = {"macs": Bound(least + 150_000, least + 250_000), "depth": Bound(least=9)}
+    drawn = DEFAULT.sample(50_000, np.random.default_rng(0))
+    assert not within(DEFAULT, drawn, limits).any()
     score = Recorder(additive(DEFAULT))
-    result = evolve(DEFAULT, score, {"energy": energy}, SearchSettings(queries=300), np.random.default_rng(0))
-    assert (score.rows.sum(axis=1) <= 6).all()
-    assert all(one.costs["energy"] == sum(one.architecture.choices) / 2 for one in result.best)
+    result = run("evolve", DEFAULT, score, limits, 150, 0, population=50)
+    assert within(DEFAULT, score.rows, limits).all()
+    assert len(np.unique(score.rows, axis=0)) == len(score.rows) == result.queries == 150
 
 
-def test_aging_forgets_and_still_remembers_the_best():
-    score = additive(DEFAULT)
-    limits = {"macs": 13_000_000}
-    wanted = SearchSettings(variant="aging", population=50, tournament=5, queries=3000)
-    result = evolve(DEFAULT, score, limits, wanted, np.random.default_rng(0))
-    drawn = random_search(DEFAULT, score, limits, 3000, np.random.default_rng(0))
-    assert result.best[0].score > drawn.best[0].score
-    assert result.best[0].score == result.history[-1][1]
+def test_a_measure_is_limited_as_what_a_space_counts():
+    weights = np.random.default_rng(1).uniform(0.1, 0.4, 8)
+    limits = {"latency": Bound(0.8, 1.0, lambda rows: rows @ weights), "macs": 10_000_000}
+    score = Recorder(additive(SMALL))
+    result = run("evolve", SMALL, score, limits, 400, 0, population=20)
+    latencies = every(SMALL) @ weights
+    assert result.queries == ((latencies >= 0.8) & (latencies <= 1.0)).sum()
+    assert result.exhausted
+    assert result.best[0].costs["latency"] == pytest.approx((result.best[0].architecture.row() @ weights)[0])
+    assert result.best[0].score == score.score(score.rows).max()
 
 
-def test_a_best_that_stands_is_an_optimum_among_its_neighbours():
-    """Where nothing leads towards the best: it is alone above a plain, and has to be found by looking around."""
-    score = additive(DEFAULT, 3)
-    result = evolve(DEFAULT, score, {}, SearchSettings(queries=5000), np.random.default_rng(0))
-    best = np.array(result.best[0].architecture.choices, np.int8)
-    around = np.tile(best, (30, 1)) ^ np.eye(30, dtype=np.int8)
+def test_lower_limits_that_nothing_keeps():
+    most = int(SMALL.costs(np.ones((1, 8), np.int8))["macs"][0])
+    with pytest.raises(
+        InputError, match=r"limit macs: .* is above the costliest architecture of op_subset, which needs"
+    ):
+        run("evolve", SMALL, additive(SMALL), {"macs": Bound(least=most + 1)}, 10, 0)
+    result = run("evolve", SMALL, additive(SMALL), {"macs": Bound(least=most)}, 10, 0)
+    assert [one.architecture.choices for one in result.best] == [(1,) * 8]
+
+
+@pytest.mark.parametrize("variant", ["truncation", "aging"])
+@pytest.mark.parametrize("fraction", [0.3, 1.0])
+def test_both_variants_find_the_optimum_of_a_small_space(variant, fraction):
+    limits = limits_between(MEDIUM, fraction)
+    rows = every(MEDIUM)
+    rows = rows[MEDIUM.costs(rows)["macs"] <= limits["macs"]]
+    score = additive(MEDIUM, 7)
+    budget = SearchSettings(queries=1000, population=100, variant=variant)
+    result = evolve(MEDIUM, score, limits, budget, np.random.default_rng(7))
+    assert result.best[0].score == pytest.approx(score(rows).max())
+    assert evolve(MEDIUM, score, limits, budget, np.random.default_rng(7)) == result
+
+
+@pytest.mark.parametrize("variant", ["truncation", "aging"])
+def test_nothing_differs_from_the_best_in_two_choices_and_is_better(variant):
+    """Of a score that is no sum, where the queries allow it."""
+    limits = {"macs": 14_000_000}
+    weights = np.random.default_rng(3).normal(size=(30, 30))
+    score = lambda rows: ((rows @ weights) * rows).sum(axis=1)  # noqa: E731
+    result = run("evolve", DEFAULT, score, limits, 6000, 0, variant=variant)
+    around = neighbours(np.array(result.best[0].architecture.choices, np.int8), DEFAULT.cardinalities)
     around = around[DEFAULT.is_valid(around)]
-    assert score(around).max() <= result.best[0].score
+    around = around[within(DEFAULT, around, limits)]
+    assert score(around).max() <= result.best[0].score + 1e-9
 
 
-def test_a_warm_up_is_the_best_of_a_sample_and_begins_a_search():
-    score = additive(DEFAULT)
-    limits = {"macs": 13_000_000}
-    first = warm_up(DEFAULT, score, limits, 500, 20, np.random.default_rng(0))
-    assert first.shape == (20, 30)
-    assert (np.diff(score(first)) <= 0).all()
-    assert within(DEFAULT, first, limits).all()
-    recorder = Recorder(score)
-    evolve(DEFAULT, recorder, limits, SearchSettings(population=20, queries=40), np.random.default_rng(1), first)
-    assert (recorder.calls[0] == first).all()
+def test_a_first_generation_is_scored_first_but_for_what_no_search_may_score():
+    limits = limits_between(SMALL, 0.5)
+    rows = every(SMALL)
+    fits = SMALL.costs(rows)["macs"] <= limits["macs"]
+    invalid = np.zeros((1, 8), np.int8)
+    first = np.concatenate([rows[fits][5:8], invalid, rows[~fits][:2], rows[fits][5:7], rows[fits][:1]])
+    score = Recorder(additive(SMALL))
+    budget = SearchSettings(queries=30, population=10)
+    evolve(SMALL, score, limits, budget, np.random.default_rng(0), first)
+    assert len(score.calls[0]) == 10
+    np.testing.assert_array_equal(score.calls[0][:4], np.concatenate([rows[fits][5:8], rows[fits][:1]]))
+    assert len(np.unique(score.rows, axis=0)) == 30
 
 
-def test_networks_of_many_choices_are_told_apart():
-    """More rows of options than 64 bits can number."""
-    wide = OpSubset(layers=(LayerSettings(channels=8),) * 13, head_channels=16, classes=10)
-    score = Recorder(additive(wide))
-    result = evolve(wide, score, {}, SearchSettings(queries=3000), np.random.default_rng(0))
-    assert len({row.tobytes() for row in score.rows}) == result.queries == 3000
+def test_a_warm_up_begins_with_the_best_of_a_cheap_score():
+    limits = limits_between(MEDIUM, 0.4)
+    score = Recorder(additive(MEDIUM, 1))
+    first = warm_up(MEDIUM, score, limits, 300, 20, np.random.default_rng(0))
+    assert len(np.unique(score.rows, axis=0)) == 300
+    assert within(MEDIUM, score.rows, limits).all()
+    values = score.score(first)
+    assert values.tolist() == sorted(score.score(score.rows), reverse=True)[:20]
+    assert len(warm_up(SMALL, additive(SMALL), {}, 1000, 500, np.random.default_rng(0))) == 225  # all that there is
+    with pytest.raises(InputError, match="below the cheapest"):
+        warm_up(MEDIUM, score, {"macs": 10}, 30, 20, np.random.default_rng(0))
+
+
+@given(band=bands(), seed=st.integers(0, 2**32), count=st.integers(1, 40))
+def test_what_is_mended_is_feasible_and_new(band, seed, count):
+    space, limits = band
+    random = np.random.default_rng(seed)
+    archive = Archive(space, limits)
+    known = archive.sample(3, random)
+    proposed = random.integers(0, space.cardinalities, size=(60, len(space.cardinalities))).astype(np.int8)
+    found = archive.admit_or_mend(proposed, count, random)
+    assert len(found) <= count
+    assert space.is_valid(found).all()
+    assert kept_by(space, found, limits).all()
+    together = np.concatenate([known, found])
+    assert len(np.unique(together, axis=0)) == len(together) == len(archive)
+    np.testing.assert_array_equal(archive.rows, together)
+    direct = proposed[space.is_valid(proposed)]
+    direct = {row.tobytes() for row in direct[kept_by(space, direct, limits)]} - {row.tobytes() for row in known}
+    assert min(len(direct), count) <= len(found)  # what needs no mending comes first
+
+
+def test_mending_leads_what_is_outside_back_to_the_limits():
+    limits = {"macs": Bound(13_000_000, 13_400_000)}
+    archive, random = Archive(DEFAULT, limits), np.random.default_rng(0)
+    rows = DEFAULT.sample(1000, random)
+    outside = rows[~within(DEFAULT, rows, limits)][:100]
+    assert not len(archive.admit(outside, 100))
+    assert len(archive.admit_or_mend(outside, 100, random)) > 50

@@ -69,7 +69,7 @@ def test_overrides_are_checked_and_named(recipe):
         load_run(recipe, ["generate.architectures=no"])
     with pytest.raises(InputError, match=r"--set limits\.mac=5.*Did you mean 'macs'"):
         load_run(recipe, ["limits.mac=5"])
-    with pytest.raises(InputError, match=r"at least 1"):
+    with pytest.raises(InputError, match=r"expected a number above 0"):
         load_run(recipe, ["limits.macs=0"])
 
 

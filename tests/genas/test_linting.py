@@ -202,8 +202,7 @@ def test_a_limit_that_leaves_one_in_a_million_shuts_options_out():
 
 def test_a_limit_that_decides_nothing():
     result = lint(CLEAN, {"macs": 10**12})
-    told = "limits.macs: all of 2,000 sampled architectures have at most 1,000,000,000,000"
-    assert found(result, "sampled architectures have") == told
+    assert found(result, "sampled") == "limits.macs: all of 2,000 sampled architectures have at most 1,000,000,000,000"
     assert (result["limits"]["macs"]["share"], result["binding"]) == (1.0, None)
 
 
@@ -242,7 +241,7 @@ def test_enough_networks_for_the_labels(wanted, state):
 
 
 def test_an_unknown_cost_is_refused():
-    with pytest.raises(InputError, match="limit 'flops' is unknown"):
+    with pytest.raises(InputError, match="limit 'flops' is unknown; known: macs, conv_macs"):
         lint(CLEAN, {"flops": 3})
 
 

@@ -1,8 +1,8 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from supernet.moves import crossover, neighbours, redraw, step, swap
+from supernet.moves import crossover, neighbours, redraw, single_changes, step, swap
 
 
 @st.composite
@@ -78,15 +78,42 @@ def test_neighbours_are_all_at_distance_one_or_two(batch):
     assert len({row.tobytes() for row in found}) == sum(others) + pairs
 
 
-@given(st.integers(0, 2**32), st.lists(st.integers(1, 5), min_size=1, max_size=8))
-@settings(deadline=None)
-def test_a_step_redraws_one_choice_or_two(seed, counts):
-    random = np.random.default_rng(seed)
-    rows = random.integers(0, counts, size=(50, len(counts))).astype(np.int8)
-    moved = step(rows, tuple(counts), random)
-    changed = (moved != rows).sum(axis=1)
+@given(batches().filter(lambda batch: len(batch[1]) > 0))
+def test_single_changes_are_all_at_distance_one(batch):
+    cardinalities, rows, _ = batch
+    found = single_changes(rows[0], cardinalities)
+    assert in_range(found, cardinalities)
+    assert (found != rows[0]).sum(axis=1).tolist() == [1] * sum(count - 1 for count in cardinalities)
+    assert len(np.unique(found, axis=0)) == len(found)
+
+
+@given(batches())
+def test_a_step_redraws_one_choice_or_two(batch):
+    cardinalities, rows, random = batch
+    before = rows.copy()
+    result = step(rows, cardinalities, random)
+    assert (rows == before).all()
+    assert result.shape == rows.shape
+    assert in_range(result, cardinalities)
+    changed = (result != rows).sum(axis=1)
     assert (changed <= 2).all()
-    assert ((moved >= 0) & (moved < counts)).all()
-    if min(counts) > 1 and len(counts) > 1:
+    if min(cardinalities) > 1:
         assert (changed >= 1).all()
-        assert set(changed.tolist()) == {1, 2}
+    assert (result[:, np.array(cardinalities) == 1] == 0).all()
+
+
+def test_a_step_is_as_likely_as_the_one_back():
+    """Of three choices, from every row to every other: a Metropolis walk needs that."""
+    cardinalities = (2, 3, 2)
+    rows = np.array(list(np.ndindex(cardinalities)), np.int8)
+    times = 6000
+    result = step(np.repeat(rows, times, axis=0), cardinalities, np.random.default_rng(0))
+    places = np.ravel_multi_index(tuple(result.T), cardinalities).reshape(len(rows), times)
+    counts = np.stack([np.bincount(row, minlength=len(rows)) for row in places])
+    assert (np.diag(counts) == 0).all()
+    # A difference of two binomial counts: within five standard deviations.
+    assert (np.abs(counts - counts.T) <= 5 * np.sqrt(np.maximum(counts + counts.T, 1))).all()
+    # A choice is drawn twice with chance 1/9, a pair with 2/9, shared out among their options.
+    assert abs(counts[0, 6] / times - 1 / 9) < 0.02
+    assert abs(counts[0, 7] / times - 2 / 9) < 0.03
+    assert abs(counts[0, 8] / times - 1 / 9) < 0.02

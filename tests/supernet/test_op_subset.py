@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from supernet import COST_NAMES, Architecture, InputError, OpSubset, architectures, graph_costs, sample_distinct
-from supernet.limits import within
+from supernet import COST_NAMES, Architecture, Bound, InputError, OpSubset, architectures, graph_costs, sample_distinct
+from supernet.limits import check_limits, within
 from supernet.op_subset import LayerSettings
-from supernet.operations import node_costs
+from supernet.operations import graph_depth, node_costs
 from supernet.spaces import make_space
 from tests.supernet.spaces import OPERATION_NAMES, op_subset_spaces, with_architecture
 
@@ -243,3 +243,44 @@ def test_a_picture_too_small_for_its_strides_is_refused():
     with pytest.raises(ValidationError, match=said):
         OpSubset(input_size=4)
     assert OpSubset(input_size=5)
+
+
+@given(op_subset_spaces())
+def test_clauses_want_an_operation_in_each_layer(space):
+    clauses = space.clauses()
+    assert len(clauses) == len(space.layers)
+    assert sorted(literal for clause in clauses for literal in clause) == [
+        (choice, 1) for choice in range(len(space.cardinalities))
+    ]
+    rows = np.random.default_rng(0).integers(0, 2, size=(200, len(space.cardinalities))).astype(np.int8)
+    kept = [np.any([rows[:, choice] == option for choice, option in clause], axis=0) for clause in clauses]
+    np.testing.assert_array_equal(space.is_valid(rows), np.all(kept, axis=0))
+
+
+def test_depths_by_hand():
+    """Stem, head and classifier are 3; a separable convolution is two, skips are one but where nothing changes."""
+    depths = SPACE.depths(np.concatenate([SPACE.parse(text).row() for text in (ALL_ON, ALL_SKIP, WINNER)]))
+    assert depths.tolist() == [graph_depth(SPACE.graph(SPACE.parse(text))) for text in (ALL_ON, ALL_SKIP, WINNER)]
+    assert depths[1] == 3 + 4
+    assert depths[0] == depths[2] == SPACE.depths(SPACE.sample(1000, np.random.default_rng(0))).max()
+
+
+@given(op_subset_spaces(), st.integers(0, 2**32))
+def test_descent_finds_the_least_of_every_sum(space, seed):
+    """In each layer the cheapest operation is left alone, which single changes do not lead to."""
+    width = len(space.operations)
+    weights = np.random.default_rng(seed).integers(1, 1000, len(space.cardinalities))
+    row = space.descend(lambda rows: rows.astype(np.int64) @ weights)
+    assert (row.astype(np.int64) @ weights).tolist() == [weights.reshape(-1, width).min(axis=1).sum()]
+
+
+@given(op_subset_spaces())
+def test_the_least_and_the_largest_depth_are_found(space):
+    fixed, table = space._depth_table
+    least, most = (fixed + ends.sum() for ends in (table.min(axis=1), table.max(axis=1)))
+    check_limits(space, {"depth": Bound(least, least)})
+    check_limits(space, {"depth": Bound(most, most)})
+    with pytest.raises(InputError, match=f"limit depth: {least - 1} is below the cheapest"):
+        check_limits(space, {"depth": int(least) - 1})
+    with pytest.raises(InputError, match=f"limit depth: {most + 1} is above the costliest"):
+        check_limits(space, {"depth": Bound(least=most + 1)})

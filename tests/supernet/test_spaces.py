@@ -1,16 +1,18 @@
 """What every space keeps, whatever its kind."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from supernet import (
     COST_NAMES,
     Architecture,
+    Bound,
     DavidNet,
     InputError,
     OpSubset,
@@ -19,7 +21,7 @@ from supernet import (
     graph_costs,
     sample_distinct,
 )
-from supernet.limits import check_limits
+from supernet.limits import check_limits, cost_of, costliest
 from supernet.operations import graph_depth
 from supernet.spaces import SPACES, make_space
 from tests.supernet.ladder import Ladder, every_row
@@ -49,6 +51,16 @@ def test_batch_costs_equal_graph_costs(given_pair):
     expected = graph_costs(space.graph(architecture))
     assert {name: int(values[0]) for name, values in batch.items()} == expected._asdict()
     assert all(values.dtype == np.int64 and values.shape == (1,) for values in batch.values())
+
+
+@given(every_kind(), seeds)
+def test_depths_are_the_depths_of_the_graphs(space, seed):
+    rows = space.sample(8, np.random.default_rng(seed))
+    depths = space.depths(rows)
+    assert depths.shape == (8,)
+    assert depths.dtype == np.int64
+    assert depths.tolist() == [graph_depth(space.graph(one)) for one in architectures(space, rows)]
+    assert space.depths(rows[:0]).shape == (0,)
 
 
 @given(spaces_with_architecture())
@@ -112,26 +124,6 @@ def test_an_option_that_there_is_not_is_not_valid(space, seed, data):
     assert space.is_valid(choices).tolist() == [False, False, True]
 
 
-@given(spaces(), st.integers(0, 2**32))
-def test_depths_are_those_of_the_graphs(space, seed):
-    choices = space.sample(4, np.random.default_rng(seed))
-    depths = [graph_depth(space.graph(one)) for one in architectures(space, choices)]
-    assert space.depths(choices).tolist() == depths
-    assert min(depths) >= 1
-
-
-@given(spaces(), st.integers(0, 2**32))
-def test_clauses_say_exactly_which_rows_are_valid(space, seed):
-    clauses = space.clauses()
-    if clauses is None:
-        return
-    random = np.random.default_rng(seed)
-    rows = random.integers(0, space.cardinalities, size=(200, len(space.cardinalities))).astype(np.int8)
-    rows *= random.random(rows.shape) < random.random((200, 1))  # options 0 are what may be missing
-    held = [np.any([rows[:, choice] == option for choice, option in clause], axis=0) for clause in clauses]
-    assert (space.is_valid(rows) == np.all(held, axis=0) if held else space.is_valid(rows).all()).all()
-
-
 @given(spaces(), st.sampled_from(COST_NAMES))
 def test_nothing_is_cheaper_than_the_cheapest(space, cost):
     least = space.costs(space.cheapest(cost).row())[cost][0]
@@ -144,9 +136,48 @@ def test_nothing_is_cheaper_than_the_cheapest(space, cost):
         sample_distinct(space, 1, np.random.default_rng(6), {cost: int(least) - 1})
 
 
+@given(every_kind(), seeds, st.sampled_from((*COST_NAMES, "depth")))
+@settings(max_examples=60)
+def test_nothing_is_costlier_than_the_costliest(space, seed, cost):
+    most = costliest(space, cost)
+    assert space.is_valid(most.row()).all()
+    value = int(cost_of(space, most.row(), cost)[0])
+    assert value >= cost_of(space, space.canonical(space.sample(30, np.random.default_rng(seed))), cost).max()
+    check_limits(space, {cost: Bound(least=value)})
+    with pytest.raises(InputError, match=f"limit {cost}: .* is above the costliest architecture of {space.name}"):
+        check_limits(space, {cost: Bound(least=value + 1)})
+
+
+@given(small(), seeds)
+def test_descent_by_single_changes_ends_where_none_is_better(space, seed):
+    weights = np.random.default_rng(seed).normal(size=len(space.cardinalities))
+    measure = lambda rows: space.canonical(rows) @ weights  # noqa: E731
+    row = space.descend(measure)
+    assert row.shape == (1, len(weights))
+    assert space.is_valid(row).all()
+    assert (space.canonical(row) == row).all()
+    assert measure(row)[0] <= measure(space.sample(64, np.random.default_rng(0))).min() + 1e-9  # where it starts
+    if type(space).canonical is SearchSpace.canonical and len(space.neighbours(row[0])):
+        assert measure(space.neighbours(row[0])).min() >= measure(row)[0] - 1e-9
+
+
+@given(small())
+def test_clauses_tell_which_rows_are_valid(space):
+    clauses = space.clauses()
+    rows = np.array(list(product(*map(range, space.cardinalities))), np.int8)
+    if clauses is None:
+        assert not space.is_valid(rows).all() or type(space).is_valid is not SearchSpace.is_valid
+        return
+    kept = [np.any([rows[:, choice] == option for choice, option in clause], axis=0) for clause in clauses]
+    expected = np.logical_and.reduce([np.ones(len(rows), bool), *kept])
+    np.testing.assert_array_equal(space.is_valid(rows), expected)
+
+
 @pytest.mark.parametrize("space", [OpSubset(), DavidNet()])
 def test_a_limit_on_an_unknown_cost_is_refused(space):
-    with pytest.raises(InputError, match="limit 'flops' is unknown; known: macs"):
+    with pytest.raises(
+        InputError, match="limit 'flops' is unknown; known: macs, conv_macs, params, activations, depth"
+    ):
         sample_distinct(space, 1, np.random.default_rng(0), {"flops": 10})
 
 
