@@ -39,7 +39,7 @@ class GenerateSettings(Settings):
         architectures: distinct networks to train, at most. Raising it later adds to the same run.
         active: let the labels so far choose the next ones, batch by batch; None samples all at random.
         repeat_fraction: share of them trained a second time with another seed, which measures how much
-            of a label is noise.
+            of a label is noise; with ``active`` a share of its first ones.
         recipe: how each is trained.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.limits import Limits, bounds, check_limits, excess, told, within
+from supernet.limits import Limits, bounds, check_limits, excess, limited_costs, number, told, within
 from supernet.moves import neighbours, single_changes, step
 from supernet.sampling import feasible
 from supernet.settings import InputError
@@ -167,7 +167,8 @@ class Archive:
             around = around[space.is_valid(around)]
             far = excess(space, around, self.limits) if len(around) else np.array([left])
             if far.min() >= left:
-                costs = ", ".join(f"{name} {value[0]:,}" for name, value in space.costs(row[None]).items())
+                told_costs = {**space.costs(row[None]), **limited_costs(space, row[None], self.limits)}
+                costs = ", ".join(f"{name} {number(value[0])}" for name, value in told_costs.items())
                 raise InputError(
                     f"limits {told(self.limits)}: no architecture of {space.name} found that keeps them together; the "
                     f"nearest found has {costs}"

@@ -20,6 +20,7 @@ from supernet.space import Choices, SearchSpace
 _MOST_ROWS = 50_000_000  # rows of options that are looked at
 _CHUNK = 65_536
 _TRIES = 20
+_ROUNDING = 1e-6
 _ROUNDING = 1e-12  # of the size of a sum that is not whole
 _INFEASIBLE = 2  # what scipy calls it
 
@@ -120,6 +121,10 @@ def solve_additive(space: SearchSpace, score: Score, limits: Limits) -> Optimum 
     row = _solve(space, value, costs, limited, clauses)
     if row is None:
         return None
+    around = np.concatenate([row[None], space.neighbours(row)])
+    expected = value.values(around)
+    if np.abs(expected - counted(around)).max() > _ROUNDING * float(np.abs(expected).max()):
+        return None  # what random networks did not show shows where the optimum would be
     return Optimum(_candidate(space, row, float(counted(row[None])[0]), limited), "integer programming", asked)
 
 
@@ -147,9 +152,10 @@ def _solve(
         constraints.append(LinearConstraint(held, 1, np.inf))
     for name, cost in costs.items():
         constraints.append(LinearConstraint(*_constraint(cost, limits[name])))
+    worth = np.concatenate(value.tables)
     for _ in range(_TRIES):
         found = milp(
-            -np.concatenate(value.tables),
+            -worth / max(float(np.abs(worth).max()), 1e-300),  # the solver's tolerances are absolute
             constraints=constraints,
             integrality=np.ones(starts[-1]),
             bounds=Bounds(0, 1),

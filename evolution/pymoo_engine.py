@@ -92,8 +92,8 @@ def pymoo_front(
     else:
         algorithm = NSGA2(**common)
     seed = int(random.integers(2**31))
-    minimize(Space(), algorithm, ("n_eval", settings.queries), seed=seed, verbose=False)
+    result = minimize(Space(), algorithm, ("n_eval", settings.queries), seed=seed, verbose=False)
     rows = np.stack([np.frombuffer(key, np.int8) for key in known])
     values = np.stack(list(known.values()))
     best = front(values)
-    return Front(rows[best], signs * values[best], names, len(known), False)
+    return Front(rows[best], signs * values[best], names, int(result.algorithm.evaluator.n_eval), False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -126,7 +125,7 @@ class RunSettings(Settings):
     search: SearchStageSettings = SearchStageSettings()
     retrain: RetrainSettings = RetrainSettings()
 
-    @cached_property
+    @property
     def bounds(self) -> dict[str, Bound]:
         """What the limits mean for the space, whose classes and channels must be known. Raises InputError."""
         return resolve_limits(self.space, self.limits, self.latency)

@@ -12,7 +12,7 @@ from data_gen import ActiveSettings, GenerateSettings, Job, Store, Task, plan
 from evolution import SearchSettings, evolve
 from genas.config import Run
 from genas.stages import ShowProgress, add_jobs, single_thread, train_jobs
-from supernet import Architecture, Choices, InputError, architectures
+from supernet import Architecture, Choices, InputError, SearchSpace, architectures
 from supernet.sampling import up_to
 from supernet.space import graphs as graphs_of
 
@@ -55,11 +55,13 @@ def label_actively(run: Run, store: Store, task: Task, progress: ShowProgress | 
     jobs = add_jobs(store, space, "generate", first)
     entered = _entered(store)
     known = {job.id for job in jobs}
-    for batch in entered.values():
-        jobs += [job for job in batch if job.id not in known]
+    jobs += [job for job in store.jobs("generate") if job.id not in known]  # batches, and labels of other plans
     result = train_jobs(run, store, jobs, task, progress)
     totals = {**result}
-    rounds = [Round(**json.loads(message)) for _, message in store.events(_EVENT)]
+    told = [json.loads(message) for _, message in store.events(_EVENT)]
+    # A stop between a round and its batch leaves a round that is made again: the last one counts.
+    by_number = {one.pop("number"): Round(**one) for one in told}
+    rounds = [by_number[number] for number in sorted(by_number)]
     stopped = "generate.architectures"
     while len({job.architecture for job in jobs}) < most:
         if settled(rounds, active):
@@ -69,11 +71,11 @@ def label_actively(run: Run, store: Store, task: Task, progress: ShowProgress | 
         missing = min(active.batch, most - len({job.architecture for job in jobs}))
         with single_thread():
             chosen, seen = _choose(run, store, active, jobs, missing, number)
-        store.event(_EVENT, json.dumps(seen._asdict()))
-        rounds.append(seen)
+        rounds = [*rounds[: number - 1], seen]
         if not chosen:
             stopped = "exhausted"
             break
+        store.event(_EVENT, json.dumps({"number": number, **seen._asdict()}))
         planned = [(architecture, settings.seed, _role(number)) for architecture in chosen]
         entered[number] = add_jobs(store, space, "generate", planned)
         jobs += entered[number]
@@ -89,6 +91,15 @@ def first_labels(settings: GenerateSettings) -> GenerateSettings:
     if settings.active is None:
         return settings
     return settings.model_copy(update={"architectures": min(settings.active.first, settings.architectures)})
+
+
+def _is_new(space: SearchSpace, architecture: Architecture, known: set[str]) -> bool:
+    """Whether no network like this, under whatever choices, is known; from now on it is."""
+    digest = space.graph(architecture).digest()
+    if digest in known:
+        return False
+    known.add(digest)
+    return True
 
 
 def settled(rounds: list[Round], settings: ActiveSettings) -> bool:
@@ -143,8 +154,10 @@ def _choose(
     first = np.array([labelled[place].choices for place in order], np.int8)
     wanted = _SEARCH.model_copy(update={"keep": _SHORTLIST * count + len(jobs)})
     found = evolve(space, score, settings.bounds, wanted, random, first)
-    known = {job.architecture for job in jobs}
-    rows = np.array([one.architecture.choices for one in found.best if one.architecture not in known], np.int8)
+    known = {space.graph(job.architecture).digest() for job in jobs}
+    rows = np.array(
+        [one.architecture.choices for one in found.best if _is_new(space, one.architecture, known)], np.int8
+    )
     everything = np.array([one.architecture.choices for one in found.best], np.int8)
     best = surrogate.score(encoder.encode(graphs_of(space, everything))).scores.max(keepdims=True)
     seen = Round(len(labelled), surrogate.tau, float(surrogate.labels.label(best)[0]))

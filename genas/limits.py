@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -139,10 +141,10 @@ def _end(end: float | str | None, reference: float | None, whole: bool, up: bool
     if end is None or not isinstance(end, str):
         return end
     assert reference is not None
-    value = float(end.rstrip("%").strip()) / 100 * reference
+    value = Fraction(end.rstrip("%").strip().replace("_", "")) / 100 * Fraction(reference)  # exact: a limit is hard
     if not whole:
-        return value
-    return int(np.ceil(value - 1e-9)) if up else int(np.floor(value + 1e-9))
+        return float(value)
+    return math.ceil(value) if up else math.floor(value)
 
 
 def limits_json(limits: Mapping[str, Bound]) -> dict[str, Any]:

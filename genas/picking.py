@@ -8,7 +8,7 @@ import numpy as np
 
 from data_gen import Task, open_store, run_lock
 from genas.config import Run
-from genas.searching import search, write_winner
+from genas.searching import open_search, search, write_winner
 from genas.stages import (
     ShowProgress,
     add_jobs,
@@ -108,5 +108,5 @@ def pick(run: Run, count: int, progress: ShowProgress | None = None) -> dict[str
             "seeds": settings.retrain.seeds,
         }
         entry = {key: value for key, value in best.items() if key not in ("accuracies", "mean")}
-        write_winner(run, chosen[measured.index(best)], entry, found)
+        write_winner(open_search(run), chosen[measured.index(best)], entry, found)
     return found

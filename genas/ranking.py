@@ -11,6 +11,7 @@ from data_gen import Job, Store, Task, cheap_labels, open_store, plan, refuse_if
 from data_gen.store import Label
 from genas.cheap import PREFIX, Cheap, CheapSetting, cheapen, default_settings, training_macs
 from genas.config import Run
+from genas.labelling import first_labels
 from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, train_jobs
 from supernet import InputError
 from supernet.files import write_json
@@ -61,7 +62,7 @@ def fidelity(
         raise InputError(f"fidelity: setting {setting!r:.80} is unknown; {nearest(setting, known)}")
     if everything and setting is None:
         raise InputError("fidelity: all architectures are trained with one setting; name it with --setting NAME")
-    planned = plan(space, settings.generate, settings.bounds, settings.seed)
+    planned = plan(space, first_labels(settings.generate), settings.bounds, settings.seed)
     # Images of every setting before the first training: what is wrong with one should not be found hours later.
     cheaps = [cheapen(name, one, space, info, settings.data, recipe) for name, one in known.items()]
     with run_lock(run.folder):

@@ -89,6 +89,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             wanted = {job.id for job in jobs}
             results = [result for result in store.results("retrain") if result.job.id in wanted]
             made = handmade(space, int(space.costs(winner.row())["macs"][0]), settings.retrain.handmade)
+            made = {family: one for family, one in made.items() if one not in roles.values()}
             more = _train_handmade(run, info, recipe, store, made, progress)
             written = _write_retrained(run, info, recipe, {**roles, **made}, winner_file, [*results, *more], weights)
             store.seal()
@@ -127,6 +128,7 @@ def _train_handmade(
         return []
     space = _handmade_space(run.settings.space)
     settings = run.settings.model_copy(update={"space": space})
+    recipe = recipe.model_copy(update={"auxiliary": 0.0})  # these networks mark no place for an auxiliary head
     claim(store, run, info, _HANDMADE, retrain_settings(settings, recipe))
     planned = [
         (architecture, settings.seed + number, family)

@@ -32,7 +32,7 @@ from genas.limits import limits_json, sweep
 from genas.stages import digest, resolve_space, single_thread
 from predictor import Predictor
 from predictor.acquisition import acquire, thompson
-from supernet import Architecture, Choices, InputError, architectures
+from supernet import Architecture, Bound, Choices, InputError, architectures
 from supernet.additive import additive_ridge
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
@@ -93,7 +93,7 @@ def open_search(run: Run) -> Searcher:
     if evaluation is None:
         raise InputError(f"search: run {run.name!r} has no predictor; run `genas fit {run.name}` first")
     described = (
-        settings.search.model_dump(),
+        settings.search.model_dump(exclude={"keep"}),  # which only cuts what is told
         limits_json(settings.bounds),
         latency_digest(settings.latency),
         settings.seed,
@@ -149,8 +149,11 @@ def search(run: Run) -> dict[str, Any]:
 def _known(searcher: Searcher) -> dict[str, Any] | None:
     folder = searcher.run.folder / "winner"
     known = read_json(folder / "search.json")
-    whole = known is not None and known["made_from"] == searcher.made_from and (folder / "architecture.json").is_file()
-    return known if whole else None
+    if known is None or known["made_from"] != searcher.made_from or not (folder / "architecture.json").is_file():
+        return None
+    told = len(known["evolution"]["best"])
+    enough = told >= min(searcher.run.settings.search.keep, known["evolution"]["queries"])
+    return known if enough else None
 
 
 def _search(searcher: Searcher) -> dict[str, Any]:
@@ -175,24 +178,22 @@ def _search(searcher: Searcher) -> dict[str, Any]:
         "evolution_seconds": evolution_seconds,
         "seconds": seconds,
     }
-    winner = found.best[0]
-    entry = evolved["best"][0]
-    graphs = [space.graph(winner.architecture)]
-    low, high = predictor.interval(predictor.score(graphs), LEVEL)
+    write_winner(searcher, found.best[0].architecture, evolved["best"][0], content)
+    return content
+
+
+def write_winner(searcher: Searcher, winner: Architecture, entry: Mapping[str, Any], content: dict[str, Any]) -> None:
+    """Write ``winner/architecture.json`` and ``search.json``; another, retrained winner is kept aside."""
+    folder, space, predictor = searcher.run.folder / "winner", searcher.space, searcher.predictor
+    low, high = predictor.interval(predictor.score([space.graph(winner)]), LEVEL)
+    content["winner"] = dict(entry)
     content["trust"] = {
         "level": LEVEL,
         "interval": [float(low[0]), float(high[0])],
         "distance": entry["distance"],
-        "far": entry["distance"] > FAR,
+        "far": entry["far"],
     }
-    write_winner(run, winner.architecture, entry, content)
-    return content
-
-
-def write_winner(run: Run, winner: Architecture, entry: Mapping[str, Any], content: dict[str, Any]) -> None:
-    """Write ``winner/architecture.json`` and ``search.json``; another, retrained winner is kept aside."""
-    folder, space = run.folder / "winner", run.settings.space
-    content["earlier_winner"] = _put_aside(folder, winner.key)
+    content["earlier_winner"] = _put_aside(folder, winner.key) or content.get("earlier_winner")
     # What says that the search is done comes last, so that a stop in between leaves nothing that contradicts another.
     (folder / "search.json").unlink(missing_ok=True)
     write_json(
@@ -218,8 +219,9 @@ def search_exact(run: Run) -> dict[str, Any]:
 
     Returns:
         ``method`` (integer programming or enumeration), ``of`` (predictor or stand-in, with the ``agreement``, Kendall
-        tau, of the stand-in), the ``optimum`` and the ``evolution``'s best, the ``gap`` between their scores, at least
-        0, in units of normal scores, ``networks`` that were scored, and ``seconds``.
+        tau, of the stand-in), the ``optimum`` and the ``evolution``'s best, the ``gap`` between their scores (below 0
+        only where what was taken for the optimum is none) in units of normal scores, ``networks`` that were scored,
+        and ``seconds``.
 
     Raises:
         InputError: no predictor yet, limits that no architecture keeps, or a space where neither way leads to an
@@ -240,11 +242,13 @@ def search_exact(run: Run) -> dict[str, Any]:
                 exact = optimum(space, score, limits)
         if exact is None:
             raise InputError(
-                f"search --exact: costs of {space.name} do not add up over its choices, and its {space.size:,} "
-                f"architectures are too many to enumerate"
+                f"search --exact: space {space.name} does not say which rows of choices are valid and different "
+                f"networks, or its costs do not add up over them, and its {space.size:,} architectures are too many "
+                f"to enumerate"
             )
         seconds = time.perf_counter() - started
         found = evolve(space, score, limits, settings.search, random)
+        difference = exact.best.score - found.best[0].score
         best = [exact.best, found.best[0]]
         entries = [_candidate_json(searcher, candidate) for candidate in best]
     return {
@@ -255,7 +259,7 @@ def search_exact(run: Run) -> dict[str, Any]:
         "agreement": agreement,
         "optimum": {**entries[0], "score": exact.best.score},
         "evolution": {**entries[1], "score": found.best[0].score, "queries": found.queries},
-        "gap": max(exact.best.score - found.best[0].score, 0.0),
+        "gap": 0.0 if abs(difference) < 1e-9 else difference,
         "networks": exact.scored,
         "seconds": seconds,
     }
@@ -278,7 +282,7 @@ def search_limits(run: Run, text: str) -> dict[str, Any]:
     """A winner for each of several limits on one cost, and the front of accuracy and that cost, from one fit.
 
     Args:
-        text: ``5M:20M:20`` for 20 limits on MACs, or ``COST=LEAST:MOST:COUNT``.
+        text: ``5M:20M:20`` for 20 limits on MACs, or ``COST=LEAST:MOST:COUNT``, in place of the recipe's largest value.
 
     Returns:
         ``cost``, ``winners`` (for each limit ``limit`` and the winner, None where nothing keeps it), ``front``
@@ -290,7 +294,9 @@ def search_limits(run: Run, text: str) -> dict[str, Any]:
     name, values = sweep(text)
     searcher = open_search(run)
     settings, space = searcher.run.settings, searcher.space
-    others = {cost: bound for cost, bound in settings.bounds.items() if cost != name}
+    others = dict(settings.bounds)
+    if name in others:  # the recipe's largest value gives way, its smallest stays
+        others[name] = Bound(least=others[name].least)
     with single_thread():
         started = time.perf_counter()
         found = sweep_limits(
@@ -302,7 +308,7 @@ def search_limits(run: Run, text: str) -> dict[str, Any]:
         content = {
             "metric": searcher.predictor.metric,
             "cost": name,
-            "limits": limits_json(others),
+            "limits": limits_json({cost: bound for cost, bound in others.items() if bound != Bound()}),
             "winners": [
                 {"limit": limit, "winner": None if winner is None else next(entries)}
                 for limit, winner in zip(found.limits, found.winners, strict=True)
@@ -343,7 +349,7 @@ def search_front(
     for name in objectives:
         if name not in (*LIMITED, "latency") or (name == "latency" and "latency" not in settings.bounds):
             raise InputError(f"search --front {name!r:.80}: unknown cost; {nearest(name, LIMITED)}")
-    maximised: dict[str, Score] = {searcher.predictor.metric: searcher.score}
+    maximised: dict[str, Score] = {searcher.predictor.metric: searcher.predicted}
     minimised: dict[str, Score] = {name: _cost(searcher, name) for name in objectives}
     values: dict[str, Score] = {searcher.predictor.metric: searcher.predicted}
     for folder in further:

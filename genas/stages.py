@@ -14,6 +14,7 @@ from genas.config import Run, RunSettings, differences, save_settings
 from genas.machine import describe_machine
 from supernet import Architecture, InputError, graph_costs
 from supernet.files import sweep, write_json
+from supernet.latency import latency_digest
 from supernet.settings import UnavailableError
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe, prepare
@@ -84,6 +85,7 @@ def label_settings(settings: RunSettings) -> dict[str, Any]:
         "data": data,
         "space": settings.space.model_dump(mode="json"),
         "limits": settings.model_dump(mode="json", include={"limits"})["limits"],
+        **({"latency": latency_digest(settings.latency)} if "latency" in settings.limits else {}),
         "generate": {"recipe": settings.generate.recipe.model_dump(mode="json")},
     }
 

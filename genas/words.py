@@ -195,7 +195,8 @@ def scored(result: dict[str, Any]) -> str:
 
 def found(result: dict[str, Any]) -> str:
     """A few lines for ``search``."""
-    winner, drawn = result["evolution"]["best"][0], result["random"]["best"][0]
+    winner, drawn = result.get("winner", result["evolution"]["best"][0]), result["random"]["best"][0]
+    picked = "" if "top" not in result else " (picked by validation among the best)"
     limits = limits_words(result["limits"])
     earlier = result.get("earlier_winner")
     ended = "; no further architecture keeps the limit" if result["evolution"]["exhausted"] else ""
@@ -203,7 +204,7 @@ def found(result: dict[str, Any]) -> str:
         [
             f"search: {result['evolution']['queries']:,} architectures scored in "
             f"{duration(result['evolution_seconds'])} under {limits}{ended}",
-            f"  winner {winner['architecture']}: predicted {_score(result, winner['predicted'])}, "
+            f"  winner{picked} {winner['architecture']}: predicted {_score(result, winner['predicted'])}, "
             f"{_costs(winner, result['limits'])}, {winner['params']:,} parameters",
             f"  {_trusted_winner(result)}",
             f"  random search with as many queries: predicted {_score(result, drawn['predicted'])}",
@@ -235,7 +236,9 @@ def found_exact(result: dict[str, Any]) -> str:
         f"agree with tau {result['agreement']:.2f})"
     )
     gap = result["gap"]
-    reached = "evolution reaches it" if gap < 1e-9 else f"evolution stays {gap:.4g} deviations of the labels below it"
+    reached = f"evolution stays {gap:.4g} deviations of the labels below it" if gap > 0 else "evolution reaches it"
+    if gap < 0:
+        reached = f"evolution lies {-gap:.4g} above it: what was taken for the optimum is none, please report it"
     return "\n".join(
         [
             f"search --exact: by {result['method']}, {result['networks']:,} networks scored, "
@@ -279,7 +282,7 @@ def found_front(result: dict[str, Any]) -> str:
     ]
     entries = result["front"]
     step = max(-(-len(entries) // _MOST_SHOWN), 1)
-    for entry in entries[::step]:
+    for entry in [entry for place, entry in enumerate(entries) if place % step == 0 or place == len(entries) - 1]:
         lines.append(
             "  " + " ".join(f"{_objective(name, entry[name]):>14}" for name in names) + f"  {entry['architecture']}"
         )

@@ -63,7 +63,8 @@ def additive_ridge(choices: Choices, values: NDArray[Any], cardinalities: tuple[
 def fit_additive(space: SearchSpace, function: Callable[[Choices], NDArray[Any]], seed: int = 0) -> Additive | None:
     """The sum over choices that a function of canonical rows is; None where it is no such sum.
 
-    It is fitted to some rows and has to agree on others, to within rounding.
+    It is fitted to some rows and has to agree on others, to within rounding: on random ones, and on such as have little
+    or much of everything, where what several choices do together shows.
 
     Args:
         function: from rows to one number each.
@@ -73,7 +74,7 @@ def fit_additive(space: SearchSpace, function: Callable[[Choices], NDArray[Any]]
     if not width or width > _MOST_COLUMNS:
         return None
     random = np.random.default_rng(seed)
-    rows = space.sample(4 * width + _CHECKED, random)
+    rows = np.concatenate([space.sample(4 * width + _CHECKED, random), _lopsided(space, random)])
     networks = space.canonical(rows)
     values = np.asarray(function(networks), np.float64)
     fitted, checked = slice(0, 4 * width), slice(4 * width, None)
@@ -86,3 +87,14 @@ def fit_additive(space: SearchSpace, function: Callable[[Choices], NDArray[Any]]
     ends = np.cumsum([count - 1 for count in counts])
     tables = tuple(np.concatenate([[0.0], part]) for part in np.split(weights[1:], ends[:-1]))
     return Additive(float(weights[0]), tables)
+
+
+def _lopsided(space: SearchSpace, random: np.random.Generator) -> Choices:
+    """Valid rows of which most choices are their first, or their last, option."""
+    counts = np.asarray(space.cardinalities)
+    rows = random.integers(0, counts, size=(2 * _CHECKED, len(counts)))
+    ends = np.where(np.arange(len(rows))[:, None] % 2, 0, counts - 1)
+    kept = random.random(rows.shape) < 0.5 * random.random((len(rows), 1))
+    kept[:2] = False
+    lopsided: Choices = np.where(kept, rows, ends).astype(np.int8)
+    return lopsided[space.is_valid(lopsided)]

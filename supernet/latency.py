@@ -30,26 +30,32 @@ class Latency:
         overhead: of every network, in milliseconds.
         operations: milliseconds by operation, see :func:`operation_key`.
         error: mean absolute error on networks that were held out, as a fraction; None where none was.
+        others: milliseconds of an operation that was not measured, and of each of its MACs; None where such a one
+            is refused.
     """
 
     overhead: float
     operations: Mapping[str, float]
     error: float | None = None
+    others: tuple[float, float] | None = None
 
     def of(self, graphs: Sequence[ArchGraph]) -> NDArray[np.float64]:
-        """Milliseconds of graphs, (graphs,). Raises InputError for an operation that is not in the table."""
+        """Milliseconds of graphs, (graphs,). Raises InputError for an operation of which nothing is known."""
         known: dict[Node, float] = {}
         result = np.full(len(graphs), self.overhead)
         for place, graph in enumerate(graphs):
             for node in graph.nodes:
                 if node not in known:
                     key = operation_key(node)
-                    if key not in self.operations:
+                    if key in self.operations:
+                        known[node] = self.operations[key]
+                    elif self.others is not None:
+                        known[node] = self.others[0] + self.others[1] * node.get("macs")
+                    else:
                         raise InputError(
                             f"latency: operation {key!r} of a network is not among the {len(self.operations)} measured "
                             f"ones; measure the space that is searched"
                         )
-                    known[node] = self.operations[key]
                 result[place] += known[node]
         return result
 
@@ -90,7 +96,9 @@ def fit_latency(graphs: Sequence[ArchGraph], milliseconds: NDArray[np.float64]) 
     weights = _fitted(counts[~held_out], macs, values[~held_out])
     error = float(np.abs(counts[held_out] @ weights / values[held_out] - 1).mean())
     weights = _fitted(counts, macs, values)
-    return Latency(float(weights[0]), dict(zip(keys, weights[1:].tolist(), strict=True)), error)
+    _, each, a_mac = _plain(counts, macs, values)
+    operations = dict(zip(keys, weights[1:].tolist(), strict=True))
+    return Latency(float(weights[0]), operations, error, (float(each), float(a_mac)))
 
 
 def _counted(graphs: Sequence[ArchGraph]) -> tuple[NDArray[np.float64], list[str], NDArray[np.float64]]:
@@ -129,15 +137,22 @@ def _drawn(
     """Least squares of relative errors, each weight drawn to what MACs alone say of it."""
     from scipy.optimize import nnls  # takes longer to import than all else here
 
-    scaled = counts / values[:, None]
-    ones = np.ones(len(values))
-    plain = np.stack([scaled[:, 0], scaled[:, 1:].sum(axis=1), scaled[:, 1:] @ macs], axis=1)
-    size = np.maximum(np.linalg.norm(plain, axis=0), 1e-300)
-    every, each, a_mac = nnls(plain / size, ones)[0] / size
+    scaled, ones = counts / values[:, None], np.ones(len(values))
+    every, each, a_mac = _plain(counts, macs, values)
     expected = np.concatenate([[every], each + a_mac * macs])
     ridge = np.sqrt(strength * np.maximum((scaled**2).sum(axis=0), 1e-12))
     weights, _ = nnls(np.concatenate([scaled, np.diag(ridge)]), np.concatenate([ones, ridge * expected]))
     return np.asarray(weights, np.float64)
+
+
+def _plain(counts: NDArray[np.float64], macs: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Milliseconds of every network, of an operation of any kind, and of a MAC."""
+    from scipy.optimize import nnls
+
+    scaled = counts / values[:, None]
+    columns = np.stack([scaled[:, 0], scaled[:, 1:].sum(axis=1), scaled[:, 1:] @ macs], axis=1)
+    size = np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+    return np.asarray(nnls(columns / size, np.ones(len(values)))[0] / size, np.float64)
 
 
 def write_latency(path: Path, latency: Latency, about: Mapping[str, object]) -> None:
@@ -148,6 +163,7 @@ def write_latency(path: Path, latency: Latency, about: Mapping[str, object]) -> 
         "overhead": latency.overhead,
         "operations": dict(latency.operations),
         "error": latency.error,
+        "others": None if latency.others is None else list(latency.others),
         **about,
     }
     write_json(path, content)
@@ -165,11 +181,16 @@ def read_latency(path: Path) -> Latency:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
             raise InputError(f"{path}: {name!r} is {value!r:.80}; expected milliseconds, at least 0")
-    error = content.get("error")
+    error, others = content.get("error"), content.get("others")
+    if others is not None:
+        whole = isinstance(others, list) and len(others) == 2
+        if not whole or not all(isinstance(one, int | float) and 0 <= one < np.inf for one in others):
+            raise InputError(f"{path}: 'others' is {others!r:.80}; expected milliseconds of an operation and of a MAC")
     return Latency(
         float(numbers["overhead"]),
         {str(key): float(value) for key, value in operations.items()},
         float(error) if isinstance(error, int | float) else None,
+        None if others is None else (float(others[0]), float(others[1])),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -165,10 +166,15 @@ def costliest(space: SearchSpace, name: str) -> Architecture:
 
 def _end(space: SearchSpace, bound: Bound, name: str, sign: int) -> Architecture:
     """An architecture with the least of a cost, or the most where the sign is -1."""
+    own = bound.measure
+    if own is None:
+        return _counted_end(space, name, sign)
+    return architectures(space, space.descend(lambda rows: sign * np.asarray(own(rows))))[0]
 
+
+@lru_cache(maxsize=256)  # each search asks, and each of its limits
+def _counted_end(space: SearchSpace, name: str, sign: int) -> Architecture:
     def measure(rows: Choices) -> NDArray[Any]:
-        if bound.measure is not None:
-            return sign * np.asarray(bound.measure(rows))
         if name != "depth":
             return sign * cost_of(space, rows, name)
         # Few single changes alter the longest path: of equally deep ones, those with fewer MACs lead on.

@@ -90,6 +90,15 @@ class SearchSpace(Settings, ABC):
     input_channels: Annotated[int, Field(ge=1, le=16)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 100
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the settings are the same; what was computed from them, arrays among it, is not looked at."""
+        if type(other) is not type(self):
+            return False
+        return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(getattr(self, name) for name in type(self).model_fields)))
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - pydantic's
         """A space of its own: what this one has computed from its settings is not handed on."""
         return type(self).model_validate({**self.model_dump(exclude_unset=True), **(update or {})})

@@ -247,3 +247,22 @@ def test_every_row_comes_once(space):
     assert rows.dtype == np.int8
     assert len(np.unique(rows, axis=0)) == len(rows) == np.prod(space.cardinalities)
     assert ((rows >= 0) & (rows < np.array(space.cardinalities))).all()
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1.0, 1e9])
+def test_the_scale_of_a_score_does_not_matter(scale):
+    space = OpSubset()
+    weights = np.random.default_rng(4).normal(0.2, 1, 30)
+    limits = {"macs": 13_000_000}
+    plain = optimum(space, lambda rows: rows @ weights, limits)
+    scaled = optimum(space, lambda rows: rows @ weights * scale, limits)
+    assert plain is not None
+    assert scaled is not None
+    assert scaled.best.architecture == plain.best.architecture
+
+
+def test_what_only_shows_where_much_is_on_is_no_sum():
+    space = OpSubset()
+    weights = np.random.default_rng(4).normal(0.2, 1, 30)
+    score = lambda rows: rows @ weights + 1000 * rows[:, :12].all(axis=1)  # noqa: E731
+    assert optimum(space, score, {}) is None

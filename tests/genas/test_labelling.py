@@ -4,6 +4,8 @@ from data_gen import ActiveSettings, read_store
 from genas.config import load_run
 from genas.generating import generate
 from genas.labelling import Round, settled
+from supernet import InputError
+from supernet.latency import Latency, operation_key, write_latency
 
 ACTIVE = "generate.active={first: 6, batch: 3, patience: 20}"
 
@@ -77,3 +79,35 @@ def test_settled():
     assert not settled([*flat, Round(40, 0.5, 0.8)], settings)
     assert not settled([*flat[:2], Round(30, 0.42, 0.82)], settings)
     assert settled([Round(5, 0.1, 0.5), *flat], settings)
+
+
+def test_labels_that_are_there_count(recipe, tmp_path):
+    logs = tmp_path / "logs"
+    generate(load_run(recipe, ["generate.architectures=9"], logs))
+    run = load_run(recipe, [ACTIVE, "generate.architectures=12"], logs)
+    result = generate(run)
+    assert result["trained"] == 3
+    known = jobs(run)
+    assert len({key for key, _ in known}) == len(known) == 12
+    assert [role for _, role in known].count("batch1") == 3
+
+
+def test_a_used_up_space_stays_used_up(recipe, tmp_path):
+    few = ["limits.macs=120_000", "generate.architectures=60", "generate.active={first: 5, batch: 40, patience: 1}"]
+    run = load_run(recipe, [*few, "space.operations=[skip, dil_conv_3]", "generate.recipe.epochs=1"], tmp_path / "logs")
+    first = generate(run)
+    assert [generate(run)["stopped"] for _ in range(3)] == ["exhausted"] * 3
+    assert generate(run)["rounds"] == first["rounds"]
+
+
+def test_another_latency_is_another_limit(recipe, tmp_path):
+    run = load_run(recipe, [], tmp_path / "logs")
+    space = run.settings.space.model_copy(update={"classes": 10, "input_channels": 1})
+    graph = space.graph(space.read("1" * 12))
+    table = tmp_path / "latency.json"
+    write_latency(table, Latency(1.0, {operation_key(node): 1.0 for node in graph.nodes}), {})
+    limited = [f"latency={table}", "limits.latency=14", "generate.architectures=5"]
+    generate(load_run(recipe, limited, tmp_path / "logs"))
+    write_latency(table, Latency(1.0, {operation_key(node): 1.4 for node in graph.nodes}), {})
+    with pytest.raises(InputError, match="latency"):
+        generate(load_run(recipe, limited, tmp_path / "logs"))

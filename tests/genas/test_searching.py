@@ -130,3 +130,31 @@ def test_the_command_line_of_exact_limits_and_fronts(copy, genas):
     assert "that nothing dominates" in genas("search", "tiny", *logs, "--front", "macs").out
     answer = genas("search", "tiny", *logs, "--top", "4", "--json")
     assert len(json.loads(answer.out)["evolution"]["best"]) >= 4
+
+
+def test_a_sweep_keeps_the_smallest_value_of_the_recipe_and_replaces_the_largest(copy):
+    run = again(copy, "limits={macs: {min: 100_000, max: 120_000}}")
+    result = search_limits(run, "60K:200K:4")
+    assert result["winners"][0] == {"limit": 60_000, "winner": None}
+    found = [row["winner"]["macs"] for row in result["winners"] if row["winner"] is not None]
+    assert min(found) >= 100_000
+    assert len(found) == 3
+    assert result["limits"] == {"macs": {"min": 100_000, "max": None}}
+
+
+def test_a_pick_stays_the_winner(copy, genas):
+    run = again(copy, "retrain.seeds=1")
+    picked = pick(run, 12)
+    assert search(run)["winner"]["key"] == picked["top"]["picked"]
+    assert search(run)["trust"]["distance"] == picked["winner"]["distance"]
+    logs = ("--logs", copy.folder.parent)
+    answer = genas("search", "tiny", *logs, "--set", "retrain.seeds=1")
+    assert f"(picked by validation among the best) {picked['winner']['architecture']}" in answer.out
+    winner = json.loads((copy.folder / "winner" / "architecture.json").read_text())
+    assert winner["key"] == picked["top"]["picked"]
+
+
+def test_other_limits_are_other_bounds(copy):
+    settings = copy.settings
+    assert settings.bounds["macs"].most == 200_000
+    assert settings.with_limits({"macs": 150_000}).bounds["macs"].most == 150_000

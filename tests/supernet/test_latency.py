@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution import SearchSettings, evolve, optimum
-from supernet import ArchGraph, Bound, InputError, NasBench201, Node, OpSubset, architectures
+from supernet import ArchGraph, Bound, InputError, NasBench201, Node, OpSubset, architectures, graph_costs
 from supernet.files import write_json
 from supernet.latency import Latency, fit_latency, latency_digest, operation_key, read_latency, write_latency
 from supernet.settings import UnavailableError
@@ -217,3 +217,14 @@ def test_the_digest_tells_whether_latencies_have_changed(tmp_path):
     assert latency_digest(None) is None
     write_json(path, {"kind": "genas-latency", "operations": {}})
     assert latency_digest(path) not in digests
+
+
+def test_what_was_not_measured_takes_what_its_macs_take():
+    random = np.random.default_rng(0)
+    space, other = OpSubset(), OpSubset(input_size=16)
+    graphs = [space.graph(one) for one in architectures(space, space.sample(60, random))]
+    found = fit_latency(graphs, np.array([1 + graph_costs(graph).macs / 1e7 for graph in graphs]))
+    more = [other.graph(one) for one in architectures(other, other.sample(5, random))]
+    values = found.of(more)
+    assert (values > 0).all()
+    assert values.max() < found.of(graphs).max()  # a quarter of the pixels
