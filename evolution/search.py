@@ -16,7 +16,7 @@ from pydantic import Field
 
 from evolution.archive import Archive
 from supernet.limits import Bound, Limits, limited_costs
-from supernet.moves import swap
+from supernet.moves import step, swap
 from supernet.settings import InputError, Settings
 from supernet.space import Architecture, Choices, SearchSpace, architectures
 
@@ -266,10 +266,13 @@ class Breeding:
             winners = np.take_along_axis(entered, scores[entered].argmax(axis=2)[..., None], axis=2)[..., 0]
         else:
             winners = random.integers(len(pool), size=(2, count))
-        rows = pool[winners[0]]
+        mothers = pool[winners[0]]
+        rows = mothers.copy()
         mixed = np.flatnonzero(random.random(count) < settings.crossover)
         rows[mixed] = space.crossover(rows[mixed], pool[winners[1][mixed]], random)
         rows = space.mutate(rows, random, settings.mutations)
         swapped = np.flatnonzero(random.random(count) < settings.swap)
         rows[swapped] = swap(rows[swapped], space.cardinalities, random)
+        same = np.flatnonzero((rows == mothers).all(axis=1))  # known already: a change is what they lack
+        rows[same] = step(rows[same], space.cardinalities, random)
         return rows

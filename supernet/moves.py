@@ -49,8 +49,8 @@ def swap(choices: Choices, cardinalities: tuple[int, ...], random: np.random.Gen
     every = np.arange(len(choices))
     result = choices.astype(np.int64)
     # The largest of uniform numbers on the allowed positions is a uniform one of them.
-    down = (random.random(choices.shape) * (choices > 0)).argmax(axis=1)
-    up = (random.random(choices.shape) * (choices < counts - 1)).argmax(axis=1)
+    down = (random.random(choices.shape, dtype=np.float32) * (choices > 0)).argmax(axis=1)
+    up = (random.random(choices.shape, dtype=np.float32) * (choices < counts - 1)).argmax(axis=1)
     amounts = random.random((2, len(choices)))
     low = (amounts[0] * result[every, down]).astype(np.int64)
     above = result[every, up] + 1
