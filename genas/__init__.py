@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from genas.generating import export_table, generate
     from genas.linting import lint, lint_run
     from genas.overview import evaluate
+    from genas.picking import pick
     from genas.pipeline import run_all
     from genas.ranking import fidelity
     from genas.remembering import memory
     from genas.retraining import retrain
     from genas.scoring import score
-    from genas.searching import search
+    from genas.searching import search, search_exact, search_front, search_limits
     from genas.standing import report, status
+    from genas.timing import latency
     from supernet import InputError, read_table
 
 _HOMES = {
@@ -50,10 +52,12 @@ _HOMES = {
     "fit": "genas.fitting",
     "fit_zero_cost": "genas.fitting",
     "generate": "genas.generating",
+    "latency": "genas.timing",
     "lint": "genas.linting",
     "lint_run": "genas.linting",
     "load_run": "genas.config",
     "memory": "genas.remembering",
+    "pick": "genas.picking",
     "predict": "genas.fitting",
     "read_table": "supernet",
     "report": "genas.standing",
@@ -61,6 +65,9 @@ _HOMES = {
     "run_all": "genas.pipeline",
     "score": "genas.scoring",
     "search": "genas.searching",
+    "search_exact": "genas.searching",
+    "search_front": "genas.searching",
+    "search_limits": "genas.searching",
     "status": "genas.standing",
 }
 
@@ -77,10 +84,12 @@ __all__ = [
     "fit",
     "fit_zero_cost",
     "generate",
+    "latency",
     "lint",
     "lint_run",
     "load_run",
     "memory",
+    "pick",
     "predict",
     "read_table",
     "report",
@@ -88,6 +97,9 @@ __all__ = [
     "run_all",
     "score",
     "search",
+    "search_exact",
+    "search_front",
+    "search_limits",
     "status",
 ]
 

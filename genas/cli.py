@@ -548,7 +548,8 @@ def latency(
 ) -> None:
     """What each operation takes, from timed networks: then limits.latency is in milliseconds."""
     from genas.display import Display
-    from genas.timing import measure_latency, table_latency
+    from genas.timing import latency as question
+    from genas.timing import table_latency
     from genas.words import timed
     from supernet import InputError, read_table
 
@@ -563,7 +564,7 @@ def latency(
             raise typer.BadParameter("--metric is of a table; a recipe's networks are timed here")
         with Display(quiet=as_json) as display:
             loaded = _load(source, overrides, logs)
-            result = measure_latency(loaded, out, networks, batch, device, display.counts("latency"))
+            result = question(loaded, out, networks, batch, device, display.counts("latency"))
     told = f"Saved in {out}. Next: --set latency={out} --set limits.latency=MILLISECONDS with generate and search"
     _answer(result, as_json, timed(result), told)
 
@@ -675,7 +676,7 @@ def main() -> None:
         sys.exit(128 + stop.number)
 
 
-_QUESTIONS = ("bench", "cost", "doctor", "evaluate", "memory", "space")
+_QUESTIONS = ("bench", "cost", "doctor", "evaluate", "latency", "memory", "space")
 """Commands that only answer: an answer that was cut off leaves nothing."""
 
 

@@ -23,7 +23,7 @@ _RUNS = 20
 _LEAST_SECONDS = 0.005  # of a run: shorter ones are repeated within it
 
 
-def measure_latency(
+def latency(
     run: Run, out: Path, networks: int = 60, batch: int = 1, device: str = "cpu", progress: Progress | None = None
 ) -> dict[str, Any]:
     """Time a sample of the run's space and fit what each operation takes; written to a file.
@@ -65,7 +65,7 @@ def table_latency(table: LabelTable, metric: str, out: Path) -> dict[str, Any]:
     """Fit what each operation takes to the latencies of a table's networks, in milliseconds; written to a file.
 
     Returns:
-        As :func:`measure_latency`.
+        As :func:`latency`.
 
     Raises:
         InputError: a metric that a row lacks, fewer than 10 rows, or a latency that is not above 0.
