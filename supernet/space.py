@@ -75,8 +75,8 @@ class SearchSpace(Settings, ABC):
 
     A space of your own gives a ``kind``, ``cardinalities`` and ``graph``; all else follows from them. What costs
     time works on batches. Overriding is worth it for ``costs`` (the default builds each graph, some thousand a
-    second), and needed where rows of options are invalid (``is_valid``, ``size``) or mean the same network
-    (``canonical``).
+    second), and needed where rows of options are invalid (``is_valid``, ``size``; ``clauses`` tells an exact search
+    which) or mean the same network (``canonical``).
 
     Attributes:
         kind: the space's name, as ``space.kind`` in a recipe.
