@@ -10,13 +10,13 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evolution.archive import Archive
+from evolution.exact import every_row
 from evolution.gaussian import normal_ranks, posterior, squared_distances
 from evolution.search import Score, SearchSettings, evolve
 from supernet.limits import Limits, within
@@ -249,7 +249,9 @@ class _Pool:
         self._near = np.empty((2, 0, 0))
         if candidates is None:
             few = math.prod(space.cardinalities) <= _ENUMERATED
-            candidates = _everything(space) if few else Archive(space, limits).sample(_CANDIDATES, random)
+            candidates = (
+                np.concatenate(list(every_row(space))) if few else Archive(space, limits).sample(_CANDIDATES, random)
+            )
         self.add(np.concatenate([paid, candidates]))
 
     def add(self, rows: Choices) -> None:
@@ -294,10 +296,6 @@ class _Pool:
             self._near[:, places], self._near, normal_ranks(scores[:, None], scores[:, None])[:, 0]
         )
         return np.argsort(-(mean + bonus * deviation), kind="stable")
-
-
-def _everything(space: SearchSpace) -> Choices:
-    return np.array(list(product(*map(range, space.cardinalities))), np.int8)
 
 
 def _one_hot(rows: Choices, cardinalities: tuple[int, ...]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ STAGE = "top"
 
 
 def pick(run: Run, count: int, progress: ShowProgress | None = None) -> dict[str, Any]:
-    """Train the best of a search with the recipe of ``retrain`` and write the one with the best validation accuracy.
+    """Train the best of a search as the labels were trained, and write the one with the best validation accuracy.
 
     The winner of a search is the highest of thousands of predictions, and so too good on average; a few trainings find
     out which of the best few holds. Results are kept as those of ``generate`` are: the same line continues.
@@ -44,19 +44,12 @@ def pick(run: Run, count: int, progress: ShowProgress | None = None) -> dict[str
     """
     from predictor import kendall_tau
 
-    kept = max(run.settings.search.keep, count)
-    run = run.model_copy(
-        update={
-            "settings": run.settings.model_copy(
-                update={"search": run.settings.search.model_copy(update={"keep": kept})}
-            )
-        }
-    )
-    found = search(run)
+    wide = run.settings.search.model_copy(update={"keep": max(run.settings.search.keep, count)})
+    found = search(run.model_copy(update={"settings": run.settings.model_copy(update={"search": wide})}))
     with run_lock(run.folder), run_lock(run.folder / "winner"):
         run, info = resolve(run)
         settings, space = run.settings, run.settings.space
-        recipe = settings.retrain.recipe or settings.generate.recipe
+        recipe = settings.generate.recipe  # that of ``retrain`` may be made for more images than the training split
         entries = found["evolution"]["best"][:count]
         chosen = [space.read(entry["architecture"]) for entry in entries]
         store = open_store(run.store)
@@ -66,10 +59,7 @@ def pick(run: Run, count: int, progress: ShowProgress | None = None) -> dict[str
             if saved is not None:
                 same = {key: saved[key] for key in ("data", "space")}
                 compare(run, "generate", same, {key: kept_settings[key] for key in same})
-            described = {"retrain": {"recipe": recipe.model_dump(mode="json")}}
-            claim(
-                store, run, info, STAGE, {**{key: kept_settings[key] for key in ("seed", "data", "space")}, **described}
-            )
+            claim(store, run, info, STAGE, {key: kept_settings[key] for key in ("seed", "data", "space", "generate")})
             begin(run, info, store, STAGE)
             planned = [
                 (architecture, settings.seed + number, "top")

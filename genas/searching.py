@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,12 @@ from evolution import (
     random_search,
     sweep_limits,
 )
-from genas.config import Run
+from genas.config import Run, SearchStageSettings
 from genas.limits import limits_json, sweep
 from genas.stages import digest, resolve_space, single_thread
 from predictor import Predictor
 from predictor.acquisition import acquire, thompson
-from supernet import Architecture, Bound, Choices, InputError, architectures
+from supernet import ArchGraph, Architecture, Bound, Choices, InputError, architectures
 from supernet.additive import additive_ridge
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
@@ -108,18 +108,22 @@ def open_search(run: Run) -> Searcher:
             f"search: the predictor needs the features {', '.join(predictor.features)}, which cost about a "
             f"second of each of thousands of candidates; fit without fit.features"
         )
-    rule, asked = settings.search.acquisition, predictor
-    if rule == "thompson":
-        asked = thompson(predictor, np.random.default_rng([settings.seed, 4]))
-    best = float(predictor.label_scores.scores[-1])
+    asked = _asked(predictor, settings.search, settings.seed)
 
     def score(choices: Choices) -> NDArray[np.float64]:
-        graphs = graphs_of(space, choices)
-        if rule == "mean" or rule == "thompson":
-            return asked.score(graphs, deviations=False).scores
-        return acquire(asked.score(graphs), rule, best, settings.search.caution)
+        return asked(graphs_of(space, choices))
 
     return Searcher(run, predictor, score, made_from)
+
+
+def _asked(
+    predictor: Predictor, search: SearchStageSettings, seed: int
+) -> Callable[[Sequence[ArchGraph]], NDArray[np.float64]]:
+    """What is maximised, of graphs."""
+    rule, best = search.acquisition, float(predictor.label_scores.scores[-1])
+    if rule == "thompson":
+        return thompson(predictor, np.random.default_rng([seed, 4])).score
+    return lambda graphs: acquire(predictor.score(graphs, deviations=rule != "mean"), rule, best, search.caution)
 
 
 def lower_is_better(metric: str) -> bool:

@@ -301,8 +301,8 @@ def chosen(result: dict[str, Any]) -> str:
     """A table for ``search --top N --retrain``."""
     top = result["top"]
     lines = [
-        f"search: the best {len(top['entries'])} by prediction, trained {_times(top['seeds'])}; accuracy on the "
-        f"validation images picks, the test images stay unread"
+        f"search: the best {len(top['entries'])} by prediction, trained {_times(top['seeds'])} as the labels "
+        f"were; accuracy on the validation images picks, the test images stay unread"
     ]
     for entry in top["entries"]:
         measured = "failed" if entry["mean"] is None else f"{entry['mean']:.2%}"

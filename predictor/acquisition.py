@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtr
+from scipy.special import ndtr
 
-from predictor.components import Component, Flat, GraphNetworks, View
+from predictor.components import Flat, GraphNetworks, Scorer, View
 from predictor.gaussian import GaussianProcess
-from predictor.models import Predictor, Scored
+from predictor.models import Predictor, Scored, blended
 from predictor.structure import Floats
+from supernet import ArchGraph
 
-Rule: TypeAlias = Literal["mean", "lower", "upper", "improvement"]
-RULES: tuple[Rule, ...] = ("mean", "lower", "upper", "improvement")
+Rule: TypeAlias = Literal["mean", "lower", "improvement"]
 
 _FAR = -8.0  # deviations below the best, from which on a series stands for the improvement
 
@@ -26,18 +25,17 @@ def acquire(scored: Scored, rule: Rule, best: float = 0.0, weight: float = 1.0) 
 
     - ``mean``: the prediction.
     - ``lower``: less so many deviations, for a winner that has to hold what it promises.
-    - ``upper``: plus so many (Auer 2002; Srinivas et al. 2010), for labels that tell most.
     - ``improvement``: log of the improvement over the best label that is to be expected (Jones et al. 1998; Ament et
       al. 2023); 0 deviations would make it the mean.
 
     Args:
         best: normal score of the best label.
-        weight: deviations of ``lower`` and ``upper``.
+        weight: deviations of ``lower``.
     """
     if rule == "mean":
         return scored.scores
-    if rule in ("lower", "upper"):
-        return scored.scores + (weight if rule == "upper" else -weight) * scored.deviations
+    if rule == "lower":
+        return scored.scores - weight * scored.deviations
     deviations = np.maximum(scored.deviations, 1e-12)
     z = (scored.scores - best) / deviations
     near = np.maximum(z, _FAR)
@@ -47,19 +45,31 @@ def acquire(scored: Scored, rule: Rule, best: float = 0.0, weight: float = 1.0) 
     return np.asarray(np.where(z > _FAR, np.log(np.maximum(gain, 1e-300)), tail) + np.log(deviations), np.float64)
 
 
-def chance_above(scored: Scored, best: float) -> Floats:
-    """Probability that the expected label lies above a normal score, (architectures,)."""
-    return np.asarray(np.exp(log_ndtr((scored.scores - best) / np.maximum(scored.deviations, 1e-12))), np.float64)
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One of the functions that the labels allow.
+
+    Attributes:
+        predictor: what it was drawn from.
+        parts: drawn components, by the names of the predictor's.
+    """
+
+    predictor: Predictor
+    parts: Mapping[str, Scorer]
+
+    def score(self, graphs: Sequence[ArchGraph]) -> Floats:
+        """Its normal scores, (graphs,); the same for the same graph, however often it is asked."""
+        return blended(self.predictor.encoder, self.parts, self.predictor.weights, graphs)
 
 
-def thompson(predictor: Predictor, random: np.random.Generator) -> Predictor:
+def thompson(predictor: Predictor, random: np.random.Generator) -> Draw:
     """One of the functions that the labels allow, drawn from what the predictor knows (Thompson 1933).
 
     Of an ensemble of graph networks one member stands for all; of a Gaussian process a sample path: a draw of the
     prior, by random features, plus what the labels correct of it (Rahimi and Recht 2007; Wilson et al. 2020). Others
-    stay as they are. It answers the same architecture the same way, however often it is asked.
+    stay as they are.
     """
-    drawn: dict[str, Component] = {}
+    drawn: dict[str, Scorer] = {}
     for name, component in predictor.components.items():
         if isinstance(component, GraphNetworks):
             drawn[name] = _Member(component, int(random.integers(component.ensemble.members)))
@@ -67,7 +77,7 @@ def thompson(predictor: Predictor, random: np.random.Generator) -> Predictor:
             drawn[name] = _Path.of(component, random)
         else:
             drawn[name] = component
-    return replace(predictor, components=drawn)
+    return Draw(predictor, drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +89,6 @@ class _Member:
 
     def scores(self, view: View) -> Floats:
         return np.asarray(self.networks.each(view)[:, self.place], np.float64)
-
-    def state(self) -> tuple[Mapping[str, NDArray[np.generic]], Mapping[str, object]]:
-        raise NotImplementedError("a draw is not kept")
 
 
 _FEATURES = 512
@@ -123,9 +130,6 @@ class _Path:
         assert isinstance(process, GaussianProcess)
         x = view.flat[:, self.process.columns]
         return np.asarray(self._prior(x) + process.covariance(x) @ self.correction, np.float64)
-
-    def state(self) -> tuple[Mapping[str, NDArray[np.generic]], Mapping[str, object]]:
-        raise NotImplementedError("a draw is not kept")
 
     def _prior(self, x: Floats) -> Floats:
         process = self.process.model

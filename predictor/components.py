@@ -43,11 +43,15 @@ class View(NamedTuple):
     macs: Floats
 
 
-class Component(Protocol):
-    """A fitted component."""
+class Scorer(Protocol):
+    """What scores architectures."""
 
     def scores(self, view: View) -> Floats:
         """Normal scores, larger where the metric is expected to be larger, (graphs,)."""
+
+
+class Component(Scorer, Protocol):
+    """A fitted component, which can be kept."""
 
     def state(self) -> tuple[Mapping[str, NDArray[np.generic]], Mapping[str, object]]:
         """Arrays, and what JSON can hold."""

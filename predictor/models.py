@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.components import COMPONENTS, READERS, Arrays, Component, Fitted, Flat, Task, View
+from predictor.components import COMPONENTS, READERS, Arrays, Component, Fitted, Flat, Scorer, Task, View
 from predictor.features import FlatEncoder
 from predictor.files import read_predictor, write_predictor
 from predictor.labels import NormalScores, labels, normal_scores
@@ -301,6 +301,18 @@ def score_models(
         else Scored(np.empty(0), np.empty(0))
         for name in predictors
     }
+
+
+def blended(
+    encoder: FlatEncoder, scorers: Mapping[str, Scorer], weights: Mapping[str, float], graphs: Sequence[ArchGraph]
+) -> Floats:
+    """Weighted sum of what scorers say of graphs, (graphs,); in chunks, as :func:`score_models`."""
+
+    def score_chunk(start: int) -> Floats:
+        view = _view(encoder, graphs, None, start)
+        return np.asarray(np.sum([weights[name] * scorers[name].scores(view) for name in weights], axis=0), np.float64)
+
+    return np.concatenate([np.empty(0), *_each_chunk(score_chunk, len(graphs))])
 
 
 def _each_chunk(work: Callable[[int], _Result], count: int) -> list[_Result]:
