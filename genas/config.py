@@ -25,8 +25,9 @@ from genas.yaml_reader import Document, apply_overrides, read_yaml, read_yaml_fi
 from predictor import GraphPredictorSettings
 from supernet import Bound, InputError, OpSubset, SearchSpace, Settings
 from supernet.files import read_proved_text, write_proved_text
+from supernet.kinds import kind
 from supernet.settings import distinct, nearest
-from supernet.spaces import SPACES, AnySpace, kind
+from supernet.spaces import SPACES, AnySpace
 from training import DataSettings, Recipe
 
 _RECIPES = Path(__file__).resolve().parent.parent / "config"

@@ -9,8 +9,9 @@ from typing import Any
 
 from genas.yaml_reader import Document, Value, apply_overrides, read_yaml_file, validate
 from supernet import InputError, SearchSpace
+from supernet.kinds import kind
 from supernet.settings import nearest
-from supernet.spaces import SPACES, kind, space_class
+from supernet.spaces import COMPOSED, SPACES, space_class
 
 _FILES = Path(__file__).resolve().parent.parent / "config" / "spaces"
 
@@ -18,9 +19,9 @@ _FILES = Path(__file__).resolve().parent.parent / "config" / "spaces"
 def space_names() -> list[str]:
     """The spaces that a recipe may name: those written in Python, then those of bundled files.
 
-    Not ``stages``, which is nothing without the stages.
+    Not those that are composed, which are nothing without what they are made of.
     """
-    written = [name for name in SPACES if name != "stages"]
+    written = [name for name in SPACES if name not in COMPOSED]
     return [*written, *sorted({path.stem for path in _FILES.glob("*.yml")} - SPACES.keys())]
 
 

@@ -17,6 +17,7 @@ from supernet.settings import InputError, Settings
 from supernet.space import Architecture, Choices, SearchSpace, architectures
 from supernet.stages import Stages
 from supernet.table import LabelRow, LabelTable, read_table, write_table
+from supernet.union import UnionSpace
 
 __all__ = [
     "COST_NAMES",
@@ -39,6 +40,7 @@ __all__ = [
     "SearchSpace",
     "Settings",
     "Stages",
+    "UnionSpace",
     "architectures",
     "feasible_share",
     "graph_costs",

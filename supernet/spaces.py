@@ -1,4 +1,4 @@
-"""The spaces by name. A new one is a class of its own, and its name in one line here."""
+"""The spaces by name: those of :mod:`supernet.kinds`, and the union of some of them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,16 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
 
 from pydantic import Discriminator, Tag
 
-from supernet.darts import Darts
-from supernet.davidnet import DavidNet
-from supernet.families import Families
-from supernet.handmade import HandMade
-from supernet.nasbench201 import NasBench201
-from supernet.op_subset import OpSubset
+from supernet.kinds import CLASSES, by_kind, kind
 from supernet.settings import InputError, nearest
 from supernet.space import SearchSpace
-from supernet.stages import Stages
+from supernet.union import UnionSpace
 
-
-def kind(settings: object) -> str:
-    """Which space settings are of: their ``kind``, and ``op_subset`` where they have none."""
-    if isinstance(settings, Mapping):
-        return str(settings.get("kind", "op_subset"))
-    return str(getattr(settings, "kind", "op_subset"))
-
-
-_CLASSES: tuple[type[SearchSpace], ...] = (OpSubset, DavidNet, NasBench201, Darts, Families, HandMade, Stages)
-"""Every space. A new one is entered here."""
-
-SPACES: dict[str, type[SearchSpace]] = {space.model_fields["kind"].default: space for space in _CLASSES}
+SPACES: dict[str, type[SearchSpace]] = by_kind((*CLASSES, UnionSpace))
 """The spaces by ``kind``."""
+
+COMPOSED = ("stages", "union")
+"""Spaces that are nothing before a file or recipe says what they are made of."""
 
 if TYPE_CHECKING:
     AnySpace: TypeAlias = SearchSpace
