@@ -39,6 +39,7 @@ from supernet.settings import UnavailableError
 from training import DataInfo, Recipe
 from training.devices import gpu_names
 from training.native import build
+from training.robustness import RobustnessSettings
 
 _TAIL = 4
 """How many jobs of each worker are handed out longest first, at the end of the queue."""
@@ -91,6 +92,7 @@ class Task:
         measure: the split that gives the label; ``test`` also adds the validation images to training.
         weights: folder for the trained weights, as KEY-SEED.safetensors; None keeps none.
         checkpoints: folder for checkpoints inside a training; None keeps none.
+        robustness: what corrupted images each trained network is measured on as well; None: on none.
         command: the program that is a worker; tests put a fake one here.
     """
 
@@ -100,6 +102,7 @@ class Task:
     measure: Literal["validation", "test"] = "validation"
     weights: Path | None = None
     checkpoints: Path | None = None
+    robustness: RobustnessSettings | None = None
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "data_gen.worker")
 
 
@@ -280,6 +283,7 @@ class _Pool:
             raise UnavailableError(f"a worker process cannot be started ({error})") from error
         worker = _Worker(device, process, errors)
         self.workers.append(worker)
+        robustness = self.task.robustness
         assert process.stdout is not None
         self.selector.register(process.stdout, selectors.EVENT_READ, worker)
         self._send(
@@ -292,6 +296,7 @@ class _Pool:
                 "space": self.task.space.model_dump(mode="json"),
                 "measure": self.task.measure,
                 "processes": self.processes[device],
+                "robustness": None if robustness is None else robustness.model_dump(mode="json"),
             },
         )
 

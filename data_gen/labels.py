@@ -11,6 +11,7 @@ from data_gen.store import Label, Store
 from supernet import LabelRow, LabelTable, SearchSpace
 from supernet.files import write_bytes
 from supernet.table import table_line
+from training.robustness import robustness_metrics
 
 _ROWS_AT_ONCE = 200  # of a streamed table: each step works on many rows while its code and data are in the cache
 
@@ -19,7 +20,8 @@ def label_table(store: Store, space: SearchSpace) -> LabelTable:
     """One row for each trained architecture.
 
     ``accuracy`` is the mean over the seeds trained so far; ``accuracy_seed0``, ``accuracy_seed1``, ... the
-    single trainings of those trained more than once; ``loss`` and ``seconds`` are means too.
+    single trainings of those trained more than once; ``loss``, ``seconds`` and what was measured besides, such as
+    ``robust_accuracy``, are means too.
     """
     return LabelTable(tuple(_row(trained, space, {}) for trained in store.labels_by_architecture("generate")))
 
@@ -57,8 +59,15 @@ def _row(trained: Sequence[Label], space: SearchSpace, features: Mapping[str, Ma
             for name in ("accuracy", "loss", "seconds")
         }
         metrics |= {f"accuracy_seed{number}": label.accuracy for number, label in enumerate(trained)}
+    metrics |= _means([robustness_metrics(label.metrics) for label in trained if label.metric_text != "{}"])
     architecture = first.architecture
     return LabelRow(first.key, space.graph(architecture), metrics, features.get(first.key, {}), architecture.choices)
+
+
+def _means(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number, of those that all have."""
+    names = [name for name in several[0] if all(name in one for one in several)] if several else []
+    return {name: math.fsum(one[name] for one in several) / len(several) for name in names}
 
 
 def cheap_labels(store: Store, stage: str) -> Iterator[tuple[Label, dict[str, float]]]:

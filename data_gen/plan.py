@@ -7,8 +7,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from supernet import Architecture, Limits, SearchSpace, Settings, architectures, sample_distinct
+from supernet import Architecture, Limits, SearchSpace, Settings, UnionSpace, architectures, sample_distinct
 from training import Recipe
+from training.robustness import RobustnessSettings
 
 
 class ActiveSettings(Settings):
@@ -41,12 +42,17 @@ class GenerateSettings(Settings):
         repeat_fraction: share of them trained a second time with another seed, which measures how much
             of a label is noise; with ``active`` a share of its first ones.
         recipe: how each is trained.
+        robustness: measure each trained network on corrupted images too, which gives labels besides accuracy, such as
+            ``robust_accuracy``; None does not.
+        keep_weights: keep the weights of each trained network, in the run's folder ``weights``.
     """
 
     architectures: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     active: ActiveSettings | None = None
     repeat_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     recipe: Recipe = Recipe()
+    robustness: RobustnessSettings | None = None
+    keep_weights: bool = False
 
 
 def plan(
@@ -54,13 +60,17 @@ def plan(
 ) -> list[tuple[Architecture, int, str]]:
     """(architecture, training seed, role) of every training, first trainings before repeats.
 
-    A larger plan begins with the architectures of a smaller one.
+    A larger plan begins with the architectures of a smaller one. Of a union each member has as many as the others.
 
     Raises:
         InputError: the limits leave too few architectures.
     """
     random = np.random.default_rng([seed, 0])
-    sampled = architectures(space, sample_distinct(space, settings.architectures, random, limits))
+    if isinstance(space, UnionSpace):
+        rows = space.evenly(settings.architectures, random, limits)
+    else:
+        rows = sample_distinct(space, settings.architectures, random, limits)
+    sampled = architectures(space, rows)
     repeated = round(settings.repeat_fraction * len(sampled))
     first = [(architecture, seed, "sample") for architecture in sampled]
     return first + [(architecture, seed + 1, "repeat") for architecture in sampled[:repeated]]

@@ -18,7 +18,7 @@ from typing import Any
 
 from supernet import Architecture, InputError
 
-FORMAT = 2
+FORMAT = 3
 APPLICATION_ID = 0x67656E61  # "gena"
 
 SCHEMA = """
@@ -65,6 +65,7 @@ CREATE TABLE results (
     peak_memory INTEGER NOT NULL CHECK (peak_memory >= 0),
     images_per_second REAL NOT NULL CHECK (images_per_second BETWEEN 0 AND 1e300),
     curves TEXT NOT NULL CHECK (json_valid(curves)),
+    metrics TEXT NOT NULL CHECK (json_valid(metrics)), -- what else was measured, such as accuracy on corrupted images
     committed REAL NOT NULL,
     digest TEXT NOT NULL
 ) STRICT;
@@ -83,11 +84,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "attempts": ("id", "job", "pid", "started", "finished", "outcome", "message"),
     "results": (
         "job", "accuracy", "loss", "epochs", "pieces", "seconds", "peak_memory", "images_per_second", "curves",
-        "committed",
+        "metrics", "committed",
     ),
     "events": ("id", "time", "kind", "message"),
 }  # fmt: skip
 """Every table with its columns but for the digest; what a table refers to comes before it."""
+
+_COLUMNS_2 = {table: tuple(name for name in columns if name != "metrics") for table, columns in COLUMNS.items()}
+"""The same of format 2."""
 
 CACHE = "PRAGMA cache_size = -65536"
 """64 MiB, which a connection fills as it needs: with the usual 2 a large store's indexes are read again and again."""
@@ -150,22 +154,30 @@ def create(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a store of format 1, which had no digests, to this one in a single transaction."""
+    """Bring a store of an older format to this one in a single transaction.
+
+    Format 1 had no digests; format 2 knew no metrics besides accuracy and loss.
+    """
     tables = tuple(COLUMNS)
     connection.execute("PRAGMA foreign_keys = OFF")  # has no effect inside a transaction
     connection.execute("PRAGMA legacy_alter_table = ON")  # references keep the names of the new tables
     try:
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):  # another process may have been first
-            if any(name == "digest" for _, name, *_ in connection.execute("PRAGMA table_info(results)")):
-                raise ForeignError("its format is given as older than its tables are")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            names = [name for _, name, *_ in connection.execute("PRAGMA table_info(results)")]
+            if "metrics" in names or ("digest" in names) != (version == 2):
+                raise ForeignError("its format is given as another than its tables are of")
+            if version == 2 and (wrong := [table for table in tables if _damaged_rows(connection, table, _COLUMNS_2)]):
+                raise sqlite3.DatabaseError(f"damaged rows in {', '.join(wrong)}")
             connection.execute("DROP INDEX attempts_of_job")
+            connection.execute("DROP INDEX IF EXISTS one_open_attempt")
             for table in tables:
                 connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
             for statement in _STATEMENTS:
                 connection.execute(statement)
             for table in tables:
-                _copy_format_1(connection, table)
+                _copy_older(connection, table, version)
             for table in reversed(tables):
                 connection.execute(f"DROP TABLE old_{table}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -177,8 +189,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _copy_format_1(connection: sqlite3.Connection, table: str) -> None:
-    new = {"graph": "NULL", "pieces": "1"}
+_NEW: dict[int, dict[str, str]] = {1: {"graph": "NULL", "pieces": "1", "metrics": "'{}'"}, 2: {"metrics": "'{}'"}}
+"""What columns hold that an older format did not have."""
+
+
+def _copy_older(connection: sqlite3.Connection, table: str, version: int) -> None:
+    new = _NEW[version]
     columns = ", ".join(new.get(column, column) for column in COLUMNS[table])
     open_jobs: set[int] = set()
     # Latest attempts first: of several open ones, left by several dead drivers, only one may stay open.
@@ -202,7 +218,7 @@ def _can_be_read(table: str, values: Sequence[Any]) -> bool:
             Architecture(values[1], tuple(choices))
             return bool(values[2] == json.dumps(choices))  # as it is written
         elif table == "results":
-            return _are_curves(json.loads(values[8]))
+            return _are_curves(json.loads(values[8])) and are_metrics(json.loads(values[9]))
         elif table == "events" and values[2] == "seconds":
             entry = json.loads(values[3])
             return isinstance(entry["stage"], str) and math.isfinite(entry["seconds"])
@@ -211,6 +227,14 @@ def _can_be_read(table: str, values: Sequence[Any]) -> bool:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return False
     return True
+
+
+def are_metrics(metrics: object) -> bool:
+    """Whether this is a finite number for each of some names."""
+    return isinstance(metrics, dict) and all(
+        isinstance(name, str) and type(value) in (int, float) and math.isfinite(value)
+        for name, value in metrics.items()
+    )
 
 
 def _are_curves(curves: Mapping[str, Any]) -> bool:
@@ -267,9 +291,9 @@ def _broken_structure(connection: sqlite3.Connection) -> list[str]:
     return [str(line) for (line,) in connection.execute("PRAGMA integrity_check(3)") if line != "ok"]
 
 
-def _damaged_rows(connection: sqlite3.Connection, table: str) -> int:
+def _damaged_rows(connection: sqlite3.Connection, table: str, columns: Mapping[str, tuple[str, ...]] = COLUMNS) -> int:
     """How many rows of a table do not have the digest that :func:`row_digest` gives; many are encoded at once."""
-    rows = connection.execute(f"SELECT {', '.join(COLUMNS[table])}, digest FROM {table}")  # noqa: S608
+    rows = connection.execute(f"SELECT {', '.join(columns[table])}, digest FROM {table}")  # noqa: S608
     wrong = 0
     while several := rows.fetchmany(_ROWS_AT_ONCE):
         # JSON has no line break within a text: these stand between values and between rows, and nowhere else.

@@ -24,6 +24,7 @@ from data_gen.schema import (
     COLUMNS,
     FORMAT,
     ForeignError,
+    are_metrics,
     check_format,
     create,
     damage,
@@ -74,6 +75,7 @@ class Result:
     peak_memory: int
     images_per_second: float
     curve_text: str
+    metric_text: str
     costs: Mapping[str, int]
 
     @property
@@ -82,11 +84,17 @@ class Result:
         content: Mapping[str, Sequence[float]] = json.loads(self.curve_text)
         return content
 
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What was measured besides, by name."""
+        content: Mapping[str, float] = json.loads(self.metric_text)
+        return content
+
 
 class Label(NamedTuple):
     """What one committed training measured, without its curves, in plain values: 100,000 are read in a second.
 
-    The units are those of :class:`Result`; ``job`` is its number, ``choices`` JSON.
+    The units are those of :class:`Result`; ``job`` is its number, ``choices`` and ``metric_text`` JSON.
     """
 
     job: int
@@ -102,6 +110,13 @@ class Label(NamedTuple):
     conv_macs: int
     params: int
     activations: int
+    metric_text: str
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What was measured besides, by name."""
+        content: Mapping[str, float] = {} if self.metric_text == "{}" else json.loads(self.metric_text)
+        return content
 
     @property
     def architecture(self) -> Architecture:
@@ -265,6 +280,7 @@ class Store:
             _whole(result["peak_memory"]),
             _real(result["images_per_second"]),
             json.dumps(result["curves"], allow_nan=False),
+            _named(result.get("metrics", {})),
             time.time(),
         )
         with self._writing() as connection:
@@ -305,7 +321,7 @@ class Store:
         """Committed results of a stage, in the order in which they were planned."""
         rows = self._connection.execute(
             "SELECT jobs.id, stage, space, choices, seed, role, accuracy, loss, epochs, pieces, seconds, peak_memory, "
-            "images_per_second, curves, macs, conv_macs, params, activations "
+            "images_per_second, curves, metrics, macs, conv_macs, params, activations "
             "FROM results JOIN jobs ON jobs.id = results.job JOIN architectures USING (key) "
             "WHERE stage = ? ORDER BY jobs.id",
             (stage,),
@@ -321,7 +337,8 @@ class Store:
                 row[11],
                 row[12],
                 row[13],
-                dict(zip(COST_NAMES, row[14:], strict=True)),
+                row[14],
+                dict(zip(COST_NAMES, row[15:], strict=True)),
             )
             for row in rows
         ]
@@ -346,7 +363,7 @@ class Store:
 
     def _labels(self, condition: str, *values: str) -> Iterator[Label]:
         rows = self._connection.execute(
-            f"SELECT results.job, {', '.join(Label._fields[1:])} FROM results "  # noqa: S608
+            f"SELECT results.job, {', '.join(Label._fields[1:-1])}, metrics FROM results "  # noqa: S608
             "CROSS JOIN jobs ON jobs.id = results.job CROSS JOIN architectures USING (key) "
             f"WHERE {condition} ORDER BY results.job",
             values,
@@ -449,6 +466,13 @@ def _whole(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise sqlite3.IntegrityError(f"{value!r:.80} is no whole number from 0")
     return value
+
+
+def _named(metrics: object) -> str:
+    """Numbers by name as JSON. Raises sqlite3.IntegrityError for anything else."""
+    if not are_metrics(metrics):
+        raise sqlite3.IntegrityError(f"{metrics!r:.80}: expected finite numbers by name")
+    return json.dumps(metrics)
 
 
 def _job(number: int, stage: str, space: str, choices: str, seed: int, role: str) -> Job:

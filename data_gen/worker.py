@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from training import Checkpoints
+    from training.corrupted import CorruptedSplit
 
 _HEARTBEAT_SECONDS = 0.5
 _PARENT_DEATH_SIGNAL = 1  # of prctl(2)
@@ -114,6 +115,13 @@ class _Context:
         self.measure = first["measure"]
         self.processes = int(first["processes"])
         self.pieces = 1  # of the training at hand
+        self.corrupted: CorruptedSplit | None = None
+        if first.get("robustness") is not None:
+            from training.corrupted import CorruptedSplit
+            from training.robustness import RobustnessSettings
+
+            settings = RobustnessSettings.model_validate_json(json.dumps(first["robustness"]))
+            self.corrupted = CorruptedSplit(self.measured, settings)
 
     def run(self, job: Mapping[str, Any]) -> None:
         import torch
@@ -149,7 +157,8 @@ class _Context:
         from data_gen.memory import pieces_needed
         from supernet.graph import named_graph_from_json
         from supernet.network import build_network
-        from training import Recipe, train
+        from training import Recipe, StoppedError, train
+        from training.corrupted import measure_robustness
 
         graph = named_graph_from_json(job["graph"])
         seed, recipe = int(job["seed"]), Recipe.model_validate(job["recipe"])
@@ -180,9 +189,18 @@ class _Context:
             checkpoints=self._checkpoints(job, pieces),
             stop=self.stop.is_set,
         )
+        content = result.to_json()
+        if self.corrupted is not None:
+
+            def alive() -> None:
+                progress(1, 1)
+                if self.stop.is_set():
+                    raise StoppedError("stopped while robustness was measured")
+
+            content["metrics"] = measure_robustness(network, self.corrupted, self.info.normalisation, recipe, alive)
         if job["weights"]:
             _save(network, Path(job["weights"]))
-        return result.to_json()
+        return content
 
     def budget(self) -> float:
         """Bytes that a training of this process may take: its share of the device, whatever is free just now."""

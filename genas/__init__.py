@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from genas.scoring import score
     from genas.searching import search, search_exact, search_front, search_limits
     from genas.standing import report, status
+    from genas.studying import study
     from genas.timing import latency
     from supernet import InputError, read_table
 
@@ -69,6 +70,7 @@ _HOMES = {
     "search_front": "genas.searching",
     "search_limits": "genas.searching",
     "status": "genas.standing",
+    "study": "genas.studying",
 }
 
 __all__ = [
@@ -101,6 +103,7 @@ __all__ = [
     "search_front",
     "search_limits",
     "status",
+    "study",
 ]
 
 

@@ -340,6 +340,20 @@ def fidelity(
 
 
 @app.command()
+def study(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+    """Train the run's architectures on smaller sets of images too; compare accuracy and robustness by family."""
+    loaded = _load(source, overrides, logs)
+    from genas.display import Display
+    from genas.robust_words import studied
+    from genas.studying import study as stage
+
+    with Display(quiet=as_json) as display:
+        result = stage(loaded, display.stage)
+    _answer(result, as_json, studied(result), f"Saved in {result['folder']}. Next: genas report {loaded.name}")
+    _exit_if_failed(result)
+
+
+@app.command()
 def report(name: RunName, logs: Logs = "logs") -> None:
     """Write one self-contained report.html for a run."""
     from analysis import write_report

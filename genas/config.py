@@ -101,6 +101,41 @@ class RetrainSettings(Settings):
     _distinct = field_validator("handmade")(distinct)
 
 
+class StudySize(Settings):
+    """One smaller set of images.
+
+    Attributes:
+        train_images: so many of the training images, by class.
+        epochs: passes over them; None is as many as on all images, which then are fewer steps.
+    """
+
+    train_images: Annotated[int, Field(ge=2)]
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+
+class StudySettings(Settings):
+    """What else the architectures of ``generate`` are trained on.
+
+    Attributes:
+        sizes: smaller sets of images, each within the next larger; a number alone is ``train_images``.
+    """
+
+    sizes: Annotated[tuple[StudySize, ...], Field(min_length=1, max_length=20)]
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple({"train_images": one} if isinstance(one, int) else one for one in value)
+
+    @field_validator("sizes")
+    @classmethod
+    def _differ(cls, value: tuple[StudySize, ...]) -> tuple[StudySize, ...]:
+        distinct(tuple(one.train_images for one in value))
+        return value
+
+
 class RunSettings(Settings):
     """The whole configuration of a run.
 
@@ -111,6 +146,7 @@ class RunSettings(Settings):
             ``10M``, or ``60%`` of the costliest network), or ``{min: , max: , of: ARCHITECTURE}``. Costs are MACs,
             convolution MACs, parameters, activation elements, depth, and latency in milliseconds.
         latency: file of the latency of operations, which ``genas latency`` measures; needed to limit it.
+        study: smaller sets of images that the architectures are trained on as well, see ``genas study``.
     """
 
     name: Annotated[str, AfterValidator(check_name)] | None = None
@@ -120,6 +156,7 @@ class RunSettings(Settings):
     limits: LimitsSettings = Field(default_factory=dict)
     latency: Path | None = None
     generate: GenerateSettings = GenerateSettings()
+    study: StudySettings | None = None
     workers: WorkerSettings = WorkerSettings()
     fidelity: FidelitySettings = FidelitySettings()
     fit: FitSettings = FitSettings()

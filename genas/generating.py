@@ -5,11 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_gen import Task, open_store, plan, read_store, refuse_if_driven, run_lock, write_label_table
+from data_gen import open_store, plan, read_store, refuse_if_driven, run_lock, write_label_table
 from genas.config import Run
 from genas.labelling import first_labels, label_actively
 from genas.scoring import run_features
-from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, saved_settings, train_jobs
+from genas.stages import (
+    ShowProgress,
+    add_jobs,
+    begin,
+    claim,
+    label_settings,
+    label_task,
+    resolve,
+    saved_settings,
+    train_jobs,
+)
 from supernet import InputError, SearchSpace
 from supernet.spaces import make_space
 
@@ -38,7 +48,7 @@ def generate(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         try:
             claim(store, run, info, "generate", label_settings(settings))
             begin(run, info, store, "generate")
-            task = Task(settings.space, info, settings.generate.recipe, checkpoints=run.folder / "checkpoints")
+            task = label_task(run, info)
             if settings.generate.active is not None:
                 result = label_actively(run, store, task, progress)
             else:

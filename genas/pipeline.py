@@ -40,6 +40,10 @@ def run_all(run: Run, progress: Callable[[str], ShowProgress | None] = lambda st
             f"thousands of candidates would have to be scored; leave them out, or run generate, score and fit alone"
         )
     results: dict[str, Any] = {"generate": generate(run, progress("generate"))}
+    if run.settings.study is not None:
+        from genas.studying import study
+
+        results["study"] = study(run, progress)
     results["fit"] = fit(run)
     results["search"] = search(run)
     results["retrain"] = retrain(run, progress("retrain"))

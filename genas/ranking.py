@@ -12,7 +12,7 @@ from data_gen.store import Label
 from genas.cheap import PREFIX, Cheap, CheapSetting, cheapen, default_settings, training_macs
 from genas.config import Run
 from genas.labelling import first_labels
-from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, resolve, train_jobs
+from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, label_task, resolve, train_jobs
 from supernet import InputError
 from supernet.files import write_json
 from supernet.settings import nearest
@@ -77,7 +77,7 @@ def fidelity(
             jobs = list(dict.fromkeys(jobs))
             sample = jobs[: settings.fidelity.architectures]
             checkpoints = run.folder / "checkpoints"
-            task = Task(space, info, recipe, checkpoints=checkpoints)
+            task = label_task(run, info)
             failed = train_jobs(run, store, sample, task, progress("generate"))["failed"]
             for cheap in cheaps:
                 if setting in (None, cheap.name):

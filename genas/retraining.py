@@ -38,6 +38,7 @@ from supernet.limits import within
 from supernet.network import build_network
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe
+from training.robustness import robustness_metrics
 
 
 def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
@@ -85,7 +86,8 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             roles = {role: job.architecture for (_, _, role), job in zip(planned, jobs, strict=True)}
             weights = run.folder / "checkpoints"
             store.forget([job for job in jobs if not _is_whole(_weights(weights, job))])
-            train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights, weights), progress)
+            robustness = settings.generate.robustness
+            train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights, weights, robustness), progress)
             wanted = {job.id for job in jobs}
             results = [result for result in store.results("retrain") if result.job.id in wanted]
             made = handmade(space, int(space.costs(winner.row())["macs"][0]), settings.retrain.handmade)
@@ -136,7 +138,8 @@ def _train_handmade(
         for family, architecture in made.items()
     ]
     jobs = add_jobs(store, space, _HANDMADE, planned)
-    task = Task(space, info, recipe, "test", checkpoints=run.folder / "checkpoints")
+    robustness = settings.generate.robustness
+    task = Task(space, info, recipe, "test", checkpoints=run.folder / "checkpoints", robustness=robustness)
     train_jobs(run, store, jobs, task, progress)
     wanted = {job.id for job in jobs}
     return [result for result in store.results(_HANDMADE) if result.job.id in wanted]
@@ -202,6 +205,7 @@ def _write_retrained(
             "test_accuracies": accuracies,
             "mean": float(np.mean(accuracies)) if accuracies else None,
             "standard_deviation": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+            **_robustness([robustness_metrics(result.metrics) for result in trained]),
         }
     content: dict[str, Any] = {
         "test_images": info.sizes["test"],
@@ -230,6 +234,12 @@ def _write_retrained(
         }
     write_json(run.folder / "winner" / "retrain.json", content)
     return content
+
+
+def _robustness(trained: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Accuracy on corrupted test images, over seeds; empty where it was not measured."""
+    names = ("robust_accuracy", "relative_robustness")
+    return {name: [one[name] for one in trained] for name in names if trained and all(name in one for one in trained)}
 
 
 def _gain(winner: list[float], control: list[float]) -> dict[str, Any] | None:

@@ -86,7 +86,7 @@ def label_settings(settings: RunSettings) -> dict[str, Any]:
         "space": settings.space.model_dump(mode="json"),
         "limits": settings.model_dump(mode="json", include={"limits"})["limits"],
         **({"latency": latency_digest(settings.latency)} if "latency" in settings.limits else {}),
-        "generate": {"recipe": settings.generate.recipe.model_dump(mode="json")},
+        "generate": settings.generate.model_dump(mode="json", include={"recipe", "robustness"}),
     }
 
 
@@ -101,7 +101,10 @@ def retrain_settings(settings: RunSettings, recipe: Recipe) -> dict[str, Any]:
     kept = label_settings(settings)
     return {
         **{key: kept[key] for key in ("seed", "data", "space")},
-        "retrain": {"recipe": recipe.model_dump(mode="json")},
+        "retrain": {
+            "recipe": recipe.model_dump(mode="json"),
+            "robustness": settings.generate.model_dump(mode="json")["robustness"],
+        },
     }
 
 
@@ -126,7 +129,7 @@ def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     for stage in ("generate", "retrain"):
         if "recipe" in saved.get(stage, {}):
             recipe = {**Recipe().model_dump(mode="json"), **saved[stage]["recipe"]}
-            result[stage] = {**saved[stage], "recipe": recipe}
+            result[stage] = {"robustness": None, **saved[stage], "recipe": recipe}
     return result
 
 
@@ -177,6 +180,16 @@ def add_jobs(store: Store, space: AnySpace, stage: str, planned: Sequence[tuple[
         costs[key] = graph_costs(graph)._asdict()
         graphs[key] = graph.digest()
     return store.add_jobs(stage, planned, costs, graphs)
+
+
+def label_task(run: Run, info: DataInfo) -> Task:
+    """How the labels of ``generate`` are made."""
+    settings = run.settings.generate
+    weights = run.folder / "weights" if settings.keep_weights else None
+    return Task(
+        run.settings.space, info, settings.recipe, weights=weights, checkpoints=run.folder / "checkpoints",
+        robustness=settings.robustness,
+    )  # fmt: skip
 
 
 def train_jobs(

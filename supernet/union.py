@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializeAsAny, StringConstraints, model_validator
+from pydantic import Field, SerializationInfo, StringConstraints, field_serializer, model_validator
 
 from supernet.graph import ArchGraph
 from supernet.kinds import OneSpace
@@ -43,7 +43,7 @@ class UnionSpace(SearchSpace):
     """
 
     kind: Literal["union"] = "union"
-    members: Annotated[dict[MemberName, SerializeAsAny[OneSpace]], Field(min_length=1, max_length=36)]
+    members: Annotated[dict[MemberName, OneSpace], Field(min_length=1, max_length=36)]
 
     @model_validator(mode="after")
     def _share(self) -> Self:
@@ -53,6 +53,14 @@ class UnionSpace(SearchSpace):
                 raise ValueError(f"members.{name}.{own[0]} is the union's; expected it beside members")
         self.spaces  # noqa: B018 - a member may refuse the union's pictures
         return self
+
+    @field_serializer("members")
+    def _own_settings(self, members: dict[str, SearchSpace], info: SerializationInfo) -> dict[str, Any]:
+        """Without what is the union's."""
+        return {
+            name: member.model_dump(mode=info.mode, exclude=set(_SHARED), exclude_unset=bool(info.exclude_unset))
+            for name, member in members.items()
+        }
 
     def __hash__(self) -> int:
         return hash((type(self), *(getattr(self, name) for name in _SHARED), *self.members.items()))
