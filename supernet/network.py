@@ -136,6 +136,11 @@ class Network(nn.Module):
         self.tap: Callable[[Tensor], object] | None = None
         self._last_use = {feed: name for name, _, feeds in self._steps for feed in feeds}
 
+    @property
+    def operations(self) -> dict[str, str]:
+        """The operation of each node by its name, in topological order, without the input."""
+        return {name: op for name, op, _ in self._steps}
+
     def forward(self, images: Tensor) -> Tensor:
         values = {self._input: images}
         for name, op, feeds in self._steps:
