@@ -393,7 +393,7 @@ def read_record(folder: Path) -> Record:
         try:
             generate = _trainings(store, "generate", retries)
             retraining = _trainings(store, "retrain", retries)
-            others = [stage for stage in store.stages() if stage not in _OWN_STAGES]
+            others = [stage for stage in store.stages() if stage not in _OWN_STAGES and not is_study(stage)]
             cheap = {stage: _trainings(store, stage, retries) for stage in others}
         finally:
             store.close()

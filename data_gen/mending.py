@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from data_gen.schema import COLUMNS, ForeignError, create, row_digest
+from data_gen.schema import COLUMNS, COLUMNS_2, ForeignError, create, row_digest
 from supernet.settings import UnavailableError
 
 _MOST_ROWS = 5_000_000
@@ -91,11 +91,14 @@ def _rescue(path: Path, copy: Path, new: Path) -> tuple[dict[str, int], dict[str
         target.execute("BEGIN IMMEDIATE")
         kept: dict[str, int] = {}
         lost: dict[str, int] = {}
+        older = not any(name == b"metrics" for _, name, *_ in old.execute("PRAGMA table_info(results)"))
         for table, columns in COLUMNS.items():
             kept[table] = lost[table] = 0
             insertion = f"INSERT INTO {table} VALUES ({', '.join('?' * (len(columns) + 1))})"  # noqa: S608
-            for row in _rows(old, table, columns, copy.stat().st_size):
+            for row in _rows(old, table, COLUMNS_2[table] if older else columns, copy.stat().st_size):
                 if row is not None and _is_whole(table, row):
+                    if older:
+                        row = _as_now(table, row)
                     try:
                         target.execute(insertion, row)
                         kept[table] += 1
@@ -171,6 +174,13 @@ def _rows(
             continue  # nobody knows whether there was one
         if row is not None:
             yield _as_text(row)
+
+
+def _as_now(table: str, row: tuple[object, ...]) -> tuple[object, ...]:
+    """A whole row of format 2 as one of this format."""
+    named = {"metrics": "{}", **dict(zip(COLUMNS_2[table], row, strict=False))}
+    values = tuple(named[column] for column in COLUMNS[table])
+    return (*values, row_digest(table, values))
 
 
 def _as_text(row: tuple[object, ...]) -> tuple[object, ...] | None:

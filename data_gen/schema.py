@@ -90,7 +90,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Every table with its columns but for the digest; what a table refers to comes before it."""
 
-_COLUMNS_2 = {table: tuple(name for name in columns if name != "metrics") for table, columns in COLUMNS.items()}
+COLUMNS_2 = {table: tuple(name for name in columns if name != "metrics") for table, columns in COLUMNS.items()}
 """The same of format 2."""
 
 CACHE = "PRAGMA cache_size = -65536"
@@ -107,6 +107,10 @@ _CURVES = ("train_loss", "train_accuracy", "validation_epochs", "validation_accu
 
 class ForeignError(InputError):
     """A file that is no store of this tool, or is damaged so that it does not look like one."""
+
+
+class DamagedRowsError(sqlite3.DatabaseError):
+    """Rows of an older format that has digests do not have theirs."""
 
 
 def row_digest(table: str, values: Sequence[object]) -> str:
@@ -168,8 +172,8 @@ def migrate(connection: sqlite3.Connection) -> None:
             names = [name for _, name, *_ in connection.execute("PRAGMA table_info(results)")]
             if "metrics" in names or ("digest" in names) != (version == 2):
                 raise ForeignError("its format is given as another than its tables are of")
-            if version == 2 and (wrong := [table for table in tables if _damaged_rows(connection, table, _COLUMNS_2)]):
-                raise sqlite3.DatabaseError(f"damaged rows in {', '.join(wrong)}")
+            if version == 2 and (wrong := [table for table in tables if _damaged_rows(connection, table, COLUMNS_2)]):
+                raise DamagedRowsError(f"damaged rows in {', '.join(wrong)}")
             connection.execute("DROP INDEX attempts_of_job")
             connection.execute("DROP INDEX IF EXISTS one_open_attempt")
             for table in tables:

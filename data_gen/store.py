@@ -23,6 +23,7 @@ from data_gen.schema import (
     CACHE,
     COLUMNS,
     FORMAT,
+    DamagedRowsError,
     ForeignError,
     are_metrics,
     check_format,
@@ -605,13 +606,18 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
 def _whole_or_why(connection: sqlite3.Connection, path: Path) -> list[str]:
     """What is wrong with a store, which is brought to the current format first."""
     if check_format(connection, path) < FORMAT:
-        _migrate(connection, path)
+        try:
+            _migrate(connection, path)
+        except DamagedRowsError as error:
+            return [str(error)]
     return _damage(connection, path)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     try:
         migrate(connection)
+    except DamagedRowsError:
+        raise
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if any(words in str(error) for words in ("full", "locked", "readonly", "I/O")):
             raise  # the machine's fault, which the caller tells

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from genas.retraining import retrain
     from genas.scoring import score
     from genas.searching import search, search_exact, search_front, search_limits
+    from genas.spectra import spectra
     from genas.standing import report, status
     from genas.studying import study
     from genas.timing import latency
@@ -69,6 +70,7 @@ _HOMES = {
     "search_exact": "genas.searching",
     "search_front": "genas.searching",
     "search_limits": "genas.searching",
+    "spectra": "genas.spectra",
     "status": "genas.standing",
     "study": "genas.studying",
 }
@@ -102,6 +104,7 @@ __all__ = [
     "search_exact",
     "search_front",
     "search_limits",
+    "spectra",
     "status",
     "study",
 ]

@@ -354,6 +354,45 @@ def study(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_j
 
 
 @app.command()
+def spectra(
+    source: Source,
+    under: Annotated[
+        str | None,
+        typer.Option("--under", metavar="A,B,...", help="clean, and corruptions with severity, such as fog_3."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Validation images that features are taken of, at most.")] = 512,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """How many directions the features of each trained network use, layer by layer, clean and corrupted."""
+    loaded = _load(source, overrides, logs)
+    from genas.display import Display
+    from genas.robust_words import spanned
+    from genas.spectra import CONDITIONS
+    from genas.spectra import spectra as question
+
+    conditions = CONDITIONS if under is None else _names(under)
+    with Display(quiet=as_json) as display:
+        result = question(loaded, conditions, images, progress=display.counts("spectra"))
+    _answer(result, as_json, spanned(result), f"Saved in {result['folder']}. Next: genas report {loaded.name}")
+
+
+@app.command("import-study")
+def import_study(
+    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="Published accuracies under corruptions.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where rows, label tables and the report go.")],
+    as_json: Json = False,
+) -> None:
+    """Read a published robustness study; write label tables, figures and a report, its flaws said first."""
+    from analysis.published import import_study as question
+    from genas.robust_words import imported
+
+    result = question(table, out)
+    _answer(result, as_json, imported(result, out))
+
+
+@app.command()
 def report(name: RunName, logs: Logs = "logs") -> None:
     """Write one self-contained report.html for a run."""
     from analysis import write_report

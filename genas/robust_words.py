@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 _HEADS = {"clean": "accuracy", "robust": "robust accuracy", "relative": "relative robustness"}
@@ -22,6 +23,37 @@ def studied(result: dict[str, Any]) -> str:
     ]
     failed = result.get("failed", 0)
     return "\n".join([*lines, *([f"  {failed} trainings failed; genas status says why"] if failed else [])])
+
+
+def spanned(result: dict[str, Any]) -> str:
+    """A table for ``spectra``."""
+    kinds = ("effective_rank", "participation_ratio", "rankme", "stable_rank", "directions_95")
+    lines = [
+        f"spectra: {result['networks']} networks, {result['images']} images; means over layers and networks, as shares "
+        "of the channels",
+        f"  {'family':12} {'images':20} " + " ".join(f"{kind.replace('_', ' '):>19}" for kind in kinds),
+    ]
+    lines += [
+        f"  {entry['family']:12} {entry['condition']:20} " + " ".join(f"{entry[kind]:19.3f}" for kind in kinds)
+        for entry in result["means"]
+    ]
+    if result["missing"]:
+        lines.append(f"  {result['missing']} networks are left out: their weights were not kept")
+    return "\n".join(lines)
+
+
+def imported(result: dict[str, Any], folder: Path) -> str:
+    """What ``import-study`` read."""
+    lines = [f"study: {result['networks']:,} networks in {len(result['groups'])} groups of family and training images"]
+    lines += [f"  flaw: {flaw} ({count:,} networks)" for flaw, count in result["flaws"].items()]
+    tables = [name for name in result["files"] if name.endswith(".jsonl")]
+    return "\n".join(
+        [
+            *lines,
+            f"Saved in {folder}: report.html, study.csv, figures, and {len(tables)} label tables.",
+            f"Next: genas evaluate {folder / tables[0]} --metric robust_accuracy" if tables else "",
+        ]
+    )
 
 
 def _interval(entry: dict[str, Any], percent: bool) -> str:
