@@ -15,26 +15,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 # Colours that no plot would have by chance; each becomes a variable of the page's style sheet.
-_INK, _MUTED, _GRID, _FIRST, _SECOND, _THIRD = (f"#0{number}0{number}0{number}" for number in range(1, 7))
+INK, MUTED, GRID, FIRST, SECOND, THIRD = (f"#0{number}0{number}0{number}" for number in range(1, 7))
 _VARIABLES = {
-    _INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _FIRST: "--first", _SECOND: "--second", _THIRD: "--third",
+    INK: "--ink", MUTED: "--muted", GRID: "--grid", FIRST: "--first", SECOND: "--second", THIRD: "--third",
 }  # fmt: skip
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "genas",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
     "axes.titlesize": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _MUTED,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
     "axes.grid": True,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
     "axes.spines.top": False,
@@ -54,37 +54,39 @@ def predicted_against_measured(points: Points, unit: str) -> str:
     Args:
         unit: what the numbers are, such as ``validation accuracy (%)``.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(3.9, 3.8)
         values = np.array([value for point in points for value in point])
         low, high = float(values.min()), float(values.max())
         space = (high - low) * 0.06 or 1.0
         ends = (low - space, high + space)
-        axes.plot(ends, ends, color=_MUTED, linewidth=1, linestyle="--", label="predicted = measured")
+        axes.plot(ends, ends, color=MUTED, linewidth=1, linestyle="--", label="predicted = measured")
         _scatter(axes, points, "a held-out architecture")
         axes.set(xlim=ends, ylim=ends, aspect="equal")
-        axes.set_xlabel(_label(f"measured {unit}"), parse_math=False)
-        axes.set_ylabel(_label(f"predicted {unit}"), parse_math=False)
+        axes.set_xlabel(plain_label(f"measured {unit}"), parse_math=False)
+        axes.set_ylabel(plain_label(f"predicted {unit}"), parse_math=False)
         _legend(figure, axes)
-        return _svg(figure, "measured", f"Predicted against measured {unit} of {len(points)} held-out architectures")
+        return svg_text(
+            figure, "measured", f"Predicted against measured {unit} of {len(points)} held-out architectures"
+        )
 
 
 def accuracy_against_cost(
     points: Points, winner: tuple[float, float] | None, limit: float | None, cost: str, unit: str
 ) -> str:
     """Scatter of (cost, accuracy) of the generated architectures, the limit, and the winner's prediction."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(4.7, 3.5)
         _scatter(axes, points, "generated, measured")
         if winner is not None:
-            axes.scatter(*winner, s=150, marker="*", color=_SECOND, label="winner, predicted", zorder=4)
+            axes.scatter(*winner, s=150, marker="*", color=SECOND, label="winner, predicted", zorder=4)
         if limit is not None:
-            axes.axvline(limit, color=_THIRD, linewidth=1.4, linestyle="--", label=f"limit {limit:.6g}")
-        axes.set_xlabel(_label(cost), parse_math=False)
-        axes.set_ylabel(_label(unit), parse_math=False)
+            axes.axvline(limit, color=THIRD, linewidth=1.4, linestyle="--", label=f"limit {limit:.6g}")
+        axes.set_xlabel(plain_label(cost), parse_math=False)
+        axes.set_ylabel(plain_label(unit), parse_math=False)
         axes.margins(0.06)
         _legend(figure, axes)
-        return _svg(figure, "cost", f"{unit} against {cost} of {len(points)} generated architectures")
+        return svg_text(figure, "cost", f"{unit} against {cost} of {len(points)} generated architectures")
 
 
 def tau_against_cost(
@@ -100,20 +102,20 @@ def tau_against_cost(
         baseline: tau of MACs alone.
         pick: (cost in percent, tau) of the label that was picked.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(5.2, 3.9)
-        shifts, colors = (0.96, 1.0, 1.04), (_FIRST, _SECOND, _THIRD)  # side by side where costs are equal
+        shifts, colors = (0.96, 1.0, 1.04), (FIRST, SECOND, THIRD)  # side by side where costs are equal
         for (kind, rows), shift, color, marker in zip(kinds.items(), shifts, colors, "os^", strict=False):
             cost, tau, low, high = np.array(rows).T
             beside = cost * shift
             axes.vlines(beside, low, high, color=color, linewidth=1.2, alpha=0.55)
             axes.plot(beside, tau, marker, color=color, markersize=5, label=kind, zorder=3)
             if pick is not None and pick in zip(cost.tolist(), tau.tolist(), strict=True):
-                axes.plot(pick[0] * shift, pick[1], "o", color=_INK, markersize=12, fillstyle="none", label="pick")
+                axes.plot(pick[0] * shift, pick[1], "o", color=INK, markersize=12, fillstyle="none", label="pick")
                 pick = None
-        axes.axhline(threshold, color=_MUTED, linewidth=1.2, linestyle="--", label="threshold")
+        axes.axhline(threshold, color=MUTED, linewidth=1.2, linestyle="--", label="threshold")
         if baseline is not None:
-            axes.axhline(baseline, color=_MUTED, linewidth=1.2, linestyle=":", label="MACs alone")
+            axes.axhline(baseline, color=MUTED, linewidth=1.2, linestyle=":", label="MACs alone")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -121,16 +123,16 @@ def tau_against_cost(
         axes.set_xlabel("cost (% of the full recipe's epochs x images x MACs)")
         axes.set_ylabel("Kendall tau against full labels")
         _legend(figure, axes, 3)
-        return _svg(figure, "fidelity", "Kendall tau of cheap labels against their cost")
+        return svg_text(figure, "fidelity", "Kendall tau of cheap labels against their cost")
 
 
 def search_curve(evolution: Points, random: Points, unit: str) -> str:
     """Best prediction so far against predictor queries, of evolution and of random search."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(4.7, 3.3)
         for points, label, color, line in (
-            (evolution, "evolution", _FIRST, "-"),
-            (random, "random search", _SECOND, "--"),
+            (evolution, "evolution", FIRST, "-"),
+            (random, "random search", SECOND, "--"),
         ):
             queries, best = zip(*points, strict=True)
             axes.step(queries, best, where="post", color=color, linestyle=line, linewidth=1.8, label=label)
@@ -140,24 +142,24 @@ def search_curve(evolution: Points, random: Points, unit: str) -> str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("predictor queries (distinct architectures scored)")
-        axes.set_ylabel(_label(f"best predicted {unit}"), parse_math=False)
+        axes.set_ylabel(plain_label(f"best predicted {unit}"), parse_math=False)
         _legend(figure, axes)
-        return _svg(figure, "search", f"Best predicted {unit} so far against predictor queries")
+        return svg_text(figure, "search", f"Best predicted {unit} so far against predictor queries")
 
 
 def front_curve(front: Points, winners: Points, cost: str, unit: str) -> str:
     """Front of (cost, best predicted) and the winner of each limit, drawn at its limit."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(4.7, 3.3)
         costs, best = zip(*sorted(front), strict=True)
-        axes.step(costs, best, where="post", color=_FIRST, linewidth=1.6, label="front of all that was scored")
+        axes.step(costs, best, where="post", color=FIRST, linewidth=1.6, label="front of all that was scored")
         limits, found = zip(*winners, strict=True)
-        axes.scatter(limits, found, s=26, color=_SECOND, label="winner of each limit", zorder=3)
-        axes.set_xlabel(_label(cost), parse_math=False)
-        axes.set_ylabel(_label(f"predicted {unit}"), parse_math=False)
+        axes.scatter(limits, found, s=26, color=SECOND, label="winner of each limit", zorder=3)
+        axes.set_xlabel(plain_label(cost), parse_math=False)
+        axes.set_ylabel(plain_label(f"predicted {unit}"), parse_math=False)
         axes.margins(0.06)
         _legend(figure, axes)
-        return _svg(figure, "limits", f"Predicted {unit} against {cost}, and the winner of each limit")
+        return svg_text(figure, "limits", f"Predicted {unit} against {cost}, and the winner of each limit")
 
 
 def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, float, float, float]]]]) -> str:
@@ -166,9 +168,9 @@ def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, float, float
     Args:
         curves: (name, rows of epoch, lower quartile, median and upper quartile in percent).
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes(4.7, 3.3)
-        for (name, rows), color, line in zip(curves, (_FIRST, _SECOND), ("--", "-"), strict=False):
+        for (name, rows), color, line in zip(curves, (FIRST, SECOND), ("--", "-"), strict=False):
             epochs, low, middle, high = zip(*rows, strict=True)
             axes.fill_between(epochs, low, high, color=color, alpha=0.22, linewidth=0)
             axes.plot(epochs, middle, line, color=color, linewidth=1.8, marker="o", markersize=3, label=name)
@@ -176,7 +178,7 @@ def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, float, float
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy (%)")
         _legend(figure, axes)
-        return _svg(figure, "curves", "Training and validation accuracy by epoch")
+        return svg_text(figure, "curves", "Training and validation accuracy by epoch")
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -187,7 +189,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 def _scatter(axes: Axes, points: Points, label: str) -> None:
     x, y = np.asarray(points, np.float64).T
     many = len(points) > _MOST_MARKS  # as an image inside the SVG, whose colour cannot follow the page
-    color, size = ("#4a7fc1", 6) if many else (_FIRST, 24)
+    color, size = ("#4a7fc1", 6) if many else (FIRST, 24)
     axes.scatter(x, y, s=size, color=color, alpha=0.65, linewidths=0, label=label, zorder=3, rasterized=many)
 
 
@@ -204,8 +206,8 @@ def _legend(figure: Figure, axes: Axes, columns: int | None = None) -> None:
     )
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
-    """The plot as an element: page colours, ids of its own, no prolog."""
+def svg_text(figure: Figure, name: str, description: str) -> str:
+    """A figure as an element of a page: its colours follow the page, its ids begin with ``name``, no prolog."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
@@ -218,6 +220,6 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     return text.replace("<svg ", f'<svg class="plot" role="img" aria-label="{html.escape(description)}" ', 1)
 
 
-def _label(text: str) -> str:
-    """What the plot's font can show."""
+def plain_label(text: str) -> str:
+    """What the plots' font can show."""
     return text.encode("ascii", "replace").decode()

@@ -12,13 +12,18 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from analysis.study import Study
+from analysis.study_store import STUDY_STAGE, study_of_store
 from data_gen.store import Failure, Label, Store, read_store
 from supernet import COST_NAMES, InputError
 from supernet.files import read_json, read_proved_text
+from supernet.spaces import make_space
 
 MOST_CURVES = 2_000
 """Of more trainings the report reads the curves of so many: their quartiles would look the same."""
 
+
+_SPECTRA = "spectra_"
 
 _OWN_STAGES = ("generate", "retrain", "top", "handmade")
 """Stages of a store that are no cheap settings."""
@@ -313,6 +318,9 @@ class Record:
 
     Attributes:
         cheap: the trainings of each cheap setting, by the name of its stage.
+        study: trainings under corruptions or on smaller sets of images, with those of ``generate``; None where no
+            network was measured so, or the space is one that only a Python program knows.
+        spectra: curves over depth, as CSV text by the name of the measure.
         config: the resolved configuration, empty where there is none.
     """
 
@@ -326,6 +334,8 @@ class Record:
     winner: Winner | None
     retrain: Retrain | None
     sweep: Sweep | None
+    study: Study | None
+    spectra: Mapping[str, str]
     meta: Meta | None
     config: Mapping[str, Any]
     config_text: str
@@ -386,6 +396,7 @@ def read_record(folder: Path) -> Record:
     config, config_text = _read_config(folder / "config.yml")
     generate = retraining = Trainings()
     cheap: dict[str, Trainings] = {}
+    study = None
     if (folder / "store.db").is_file():
         workers = config.get("workers")
         retries = workers.get("retries") if isinstance(workers, dict) else None
@@ -393,8 +404,10 @@ def read_record(folder: Path) -> Record:
         try:
             generate = _trainings(store, "generate", retries)
             retraining = _trainings(store, "retrain", retries)
-            others = [stage for stage in store.stages() if stage not in _OWN_STAGES and not is_study(stage)]
-            cheap = {stage: _trainings(store, stage, retries) for stage in others}
+            others = [stage for stage in store.stages() if stage not in _OWN_STAGES]
+            cheap = {stage: _trainings(store, stage, retries) for stage in others if not stage.startswith(STUDY_STAGE)}
+            if len(cheap) < len(others) or any(label.metric_text != "{}" for label in generate.results):
+                study = _study(store, config)
         finally:
             store.close()
     elif evaluation is None:
@@ -410,10 +423,25 @@ def read_record(folder: Path) -> Record:
         _read(folder / "winner" / "architecture.json", Winner),
         _read(folder / "winner" / "retrain.json", Retrain),
         _read(folder / "winner" / "limits.json", Sweep),
+        study,
+        {
+            path.stem.removeprefix(_SPECTRA): path.read_text(encoding="utf-8", errors="replace")
+            for path in sorted((folder / "spectra").glob(f"{_SPECTRA}*.csv"))
+        },
         _read(folder / "meta.json", Meta),
         config,
         config_text,
     )
+
+
+def _study(store: Store, config: Mapping[str, Any]) -> Study | None:
+    space = config.get("space")
+    if not isinstance(space, dict):
+        return None
+    try:
+        return study_of_store(store, make_space(space))
+    except (InputError, ValidationError):  # of a space that is written in Python, or of earlier settings
+        return None
 
 
 def is_fraction(metric: str, values: Sequence[float]) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from analysis import figures, words
 from analysis.drawing import draw_graph
+from analysis.parts import Section, Table, csv_details
 from analysis.record import Candidate, Costed, Evaluation, Fidelity, Record, Trainings, is_fraction
+from analysis.robust_sections import robust_sections
 from data_gen.store import Failure
 from supernet.graph import graph_from_json
 
@@ -32,37 +32,7 @@ CONVENTION = (
     "convolutions and linear weights, “convolution MACs” convolutions alone."
 )
 
-_MOST_ROWS = 20_000  # of one table of data in the page
 _MESSAGE = 300  # characters of a failure's message in the table
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; the first ``left`` columns are words, the others numbers."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: int = 1
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the report.
-
-    Attributes:
-        missing: what is not there yet.
-        figure: SVG; everything else is plain text that the template escapes.
-        details: (summary, text) that can be opened.
-    """
-
-    key: str
-    title: str
-    missing: str = ""
-    text: Sequence[str] = ()
-    figure: str = ""
-    caption: str = ""
-    tables: Sequence[Table] = ()
-    details: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +118,7 @@ def sections(record: Record) -> list[Section]:
         *([_fidelity(record.fidelity)] if record.fidelity is not None else []),
         _search(record),
         *([_sweep(record)] if record.sweep is not None else []),
+        *robust_sections(record),
         _drawing(record),
         _retrain(record),
         _curves(record),
@@ -248,7 +219,7 @@ def _predicted(record: Record) -> Section:
     rows = [(row.id, row.measured, row.predicted) for row in evaluation.held_out]
     return Section(
         key, title, text=text, figure=figure, caption=caption, tables=[taus],
-        details=[_data(("id", f"measured_{evaluation.metric}", f"predicted_{evaluation.metric}"), rows)],
+        details=[csv_details(("id", f"measured_{evaluation.metric}", f"predicted_{evaluation.metric}"), rows)],
     )  # fmt: skip
 
 
@@ -341,7 +312,7 @@ def _accuracy(record: Record) -> Section:
     rows = [(row.key, *(row.costs[name] for name in words.COSTS), row.accuracy, row.trainings) for row in generated]
     return Section(
         key, title, text=text, figure=figure, caption=caption,
-        details=[_data(("architecture", *words.COSTS, "validation_accuracy", "trainings"), rows)],
+        details=[csv_details(("architecture", *words.COSTS, "validation_accuracy", "trainings"), rows)],
     )  # fmt: skip
 
 
@@ -388,7 +359,7 @@ def _fidelity(fidelity: Fidelity) -> Section:
     columns = ("setting", "label", "cost", "seconds_share", "tau", "low", "high", "architectures")
     return Section(
         "fidelity", "Cheap labels", text=[f"{words.cheapest(fidelity)}."], figure=figure, caption=caption,
-        tables=[table], details=[_data(columns, data)],
+        tables=[table], details=[csv_details(columns, data)],
     )  # fmt: skip
 
 
@@ -435,7 +406,7 @@ def _search(record: Record) -> Section:
         text.append(f"What was maximised is not the mean prediction but: {search.acquisition}.")
     return Section(
         key, title, text=text, figure=figure, caption=caption, tables=[top],
-        details=[_data(("search", "queries", f"best_predicted_{search.metric}"), rows)],
+        details=[csv_details(("search", "queries", f"best_predicted_{search.metric}"), rows)],
     )  # fmt: skip
 
 
@@ -486,7 +457,7 @@ def _sweep(record: Record) -> Section:
     return Section(
         key, title, figure=figure, caption=caption,
         tables=[Table((f"limit on {axis}", "winner", f"predicted {unit}", axis), rows)],
-        details=[_data(("architecture", sweep.cost, f"predicted_{sweep.metric}"), data)],
+        details=[csv_details(("architecture", sweep.cost, f"predicted_{sweep.metric}"), data)],
     )  # fmt: skip
 
 
@@ -512,8 +483,8 @@ def _drawing(record: Record) -> Section:
     return Section(
         key, title, figure=draw_graph(graph), caption=caption, tables=[costs],
         details=[
-            _data(("node", "operation", *_NODE_COLUMNS), nodes, "Nodes as CSV"),
-            _data(("from", "to"), graph.edges, "Edges as CSV"),
+            csv_details(("node", "operation", *_NODE_COLUMNS), nodes, "Nodes as CSV"),
+            csv_details(("from", "to"), graph.edges, "Edges as CSV"),
         ],
     )  # fmt: skip
 
@@ -587,7 +558,7 @@ def _retrain(record: Record) -> Section:
         f"on the {retrain.test_images:,} of the test split. Higher is better. Source: winner/retrain.json."
     )
     columns = ("role", "architecture", "macs", "conv_macs", "params", "training", "test_accuracy")
-    return Section(key, title, text=text, caption=caption, tables=[accuracies], details=[_data(columns, data)])
+    return Section(key, title, text=text, caption=caption, tables=[accuracies], details=[csv_details(columns, data)])
 
 
 def _curves(record: Record) -> Section:
@@ -609,7 +580,7 @@ def _curves(record: Record) -> Section:
     )
     data = [(name, *row) for name, rows in curves for row in rows]
     columns = ("split", "epoch", "trainings", "lower_quartile", "median", "upper_quartile")
-    return Section(key, title, figure=figure, caption=caption, details=[_data(columns, data)])
+    return Section(key, title, figure=figure, caption=caption, details=[csv_details(columns, data)])
 
 
 def _by_epoch(
@@ -663,7 +634,7 @@ def _failures(record: Record) -> Section:
         f"are not affected. Source: store.db."
     )
     table = Table(head, short, left=len(head))
-    details = [_data(head, rows, "Whole messages as CSV")]
+    details = [csv_details(head, rows, "Whole messages as CSV")]
     return Section(key, title, text=text, caption=caption, tables=[table], details=details)
 
 
@@ -744,17 +715,3 @@ def _unit(evaluation: Evaluation) -> str:
     if evaluation.metric == "accuracy" and evaluation.is_fraction:
         return "validation accuracy (%)"
     return f"{evaluation.metric} (%)" if evaluation.is_fraction else evaluation.metric
-
-
-def _data(
-    head: Sequence[str], rows: Iterable[Sequence[object]], summary: str = "Plotted data as CSV"
-) -> tuple[str, str]:
-    """Fractions and plain numbers, as a spreadsheet reads them; of very many rows only the first."""
-    rows = list(rows)
-    if len(rows) > _MOST_ROWS:
-        summary = f"{summary}: the first {_MOST_ROWS:,} of {len(rows):,} rows, `genas export-table` writes all"
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows[:_MOST_ROWS])
-    return summary, file.getvalue()

@@ -1,7 +1,7 @@
 """Many labels: the sampling plan, the workers that train it, and the store that keeps every result."""
 
 from data_gen.driver import Progress, Task, WorkerSettings, device_names, run_jobs
-from data_gen.labels import cheap_labels, label_table, write_label_table
+from data_gen.labels import cheap_labels, label_table, measured, write_label_table
 from data_gen.lock import lock_owner, refuse_if_driven, run_lock
 from data_gen.plan import ActiveSettings, GenerateSettings, plan
 from data_gen.store import Failure, Job, Result, Store, open_store, read_store
@@ -20,6 +20,7 @@ __all__ = [
     "device_names",
     "label_table",
     "lock_owner",
+    "measured",
     "open_store",
     "plan",
     "read_store",

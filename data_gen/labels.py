@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from data_gen.store import Label, Store
+from data_gen.store import Label, Result, Store
 from supernet import LabelRow, LabelTable, SearchSpace
 from supernet.files import write_bytes
 from supernet.table import table_line
@@ -62,6 +62,13 @@ def _row(trained: Sequence[Label], space: SearchSpace, features: Mapping[str, Ma
     metrics |= _means([robustness_metrics(label.metrics) for label in trained if label.metric_text != "{}"])
     architecture = first.architecture
     return LabelRow(first.key, space.graph(architecture), metrics, features.get(first.key, {}), architecture.choices)
+
+
+def measured(trained: Label | Result, metric: str) -> float | None:
+    """What one training measured by the name that it has in a label table; None where it did not."""
+    if metric in ("accuracy", "loss", "seconds"):
+        return float(getattr(trained, metric))
+    return robustness_metrics(trained.metrics).get(metric)
 
 
 def _means(several: Sequence[Mapping[str, float]]) -> dict[str, float]:

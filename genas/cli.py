@@ -241,12 +241,22 @@ def search(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="With --top: train the best N; validation accuracy picks the winner.")
     ] = False,
+    take: Annotated[
+        str | None,
+        typer.Option("--take", metavar="ARCHITECTURE", help="Make this one the winner, such as a point of a front."),
+    ] = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
     as_json: Json = False,
 ) -> None:
     """Search with the fitted predictor under the hard limits, besides random search at equal cost."""
-    kinds = {"--exact": exact, "--limits": limits is not None, "--front": front is not None, "--top": top is not None}
+    kinds = {
+        "--exact": exact,
+        "--limits": limits is not None,
+        "--front": front is not None,
+        "--top": top is not None,
+        "--take": take is not None,
+    }
     given = [name for name, is_given in kinds.items() if is_given]
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} ask different questions: one at a time")
@@ -274,6 +284,12 @@ def search(
             result = search_front(loaded, names, also or (), many, engine)
             told = f"Saved in {loaded.folder / 'winner' / 'front.json'}."
             _answer(result, as_json, words.found_front(result), told)
+        return
+    if take is not None:
+        from genas.searching import take as choose
+
+        result = choose(loaded, take)
+        _answer(result, as_json, words.taken(result), f"Next: genas retrain {loaded.name}")
         return
     if retrain and top is not None:
         from genas.display import Display

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen import ActiveSettings, GenerateSettings, Job, Store, Task, plan
+from data_gen import ActiveSettings, GenerateSettings, Job, Store, Task, measured, plan
 from evolution import SearchSettings, evolve
 from genas.config import Run
 from genas.stages import ShowProgress, add_jobs, single_thread, train_jobs
@@ -134,8 +134,14 @@ def _choose(
 
     settings, space = run.settings, run.settings.space
     labels: dict[Architecture, list[float]] = {}
-    for result in store.results("generate"):
-        labels.setdefault(result.job.architecture, []).append(result.accuracy)
+    for label in store.labels("generate"):
+        value = measured(label, settings.fit.metric)
+        if value is None:
+            raise InputError(
+                f"generate: labels have no {settings.fit.metric!r:.80} (fit.metric) to choose by; expected accuracy, or "
+                f"with generate.robustness what it measures, such as robust_accuracy"
+            )
+        labels.setdefault(label.architecture, []).append(value)
     if len(labels) < 5:
         raise InputError(f"generate: {len(labels)} of the first trainings succeeded; expected at least 5 to go on from")
     labelled = list(labels)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from scipy import stats
 
-from data_gen import Job, Result, Store, Task, open_store, run_lock
+from data_gen import Job, Result, Store, Task, measured, open_store, run_lock
 from evolution import closest_in_macs
 from genas.config import Run
 from genas.stages import (
@@ -44,7 +44,7 @@ from training.robustness import robustness_metrics
 def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     """Train the winner from scratch with several seeds, and its controls under the same recipe.
 
-    Controls are the best generated architecture within the limits (of a random sample that is what the same trainings
+    Controls are the best generated architecture, by the metric that was searched for, within the limits (of a random sample that is what the same trainings
     find without a predictor), a random one with the winner's MACs, and networks made by hand, as wide as those MACs
     allow. Training uses the training and validation images; the test split is measured on here and nowhere else, once
     a training.
@@ -75,7 +75,8 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             begin(run, info, store, "retrain")
             # The limits that the winner was searched under, which may be others than the sample's.
             limits = settings.with_limits(winner_file["limits"]).bounds
-            roles = _controls(space, winner, store.results("generate"), limits, settings.seed)
+            metric = str((read_json(run.folder / "winner" / "search.json") or {}).get("metric", "accuracy"))
+            roles = _controls(space, winner, store.results("generate"), metric, limits, settings.seed)
             planned = [
                 (architecture, settings.seed + number, role)
                 for number in range(settings.retrain.seeds)
@@ -159,7 +160,7 @@ def _is_whole(weights: Path) -> bool:
 
 
 def _controls(
-    space: AnySpace, winner: Architecture, generated: Sequence[Result], limits: Limits, seed: int
+    space: AnySpace, winner: Architecture, generated: Sequence[Result], metric: str, limits: Limits, seed: int
 ) -> dict[str, Architecture]:
     """The winner and what it must beat, by role. A control that is the winner, or is not to be had, is left out."""
     roles = {"winner": winner}
@@ -169,7 +170,8 @@ def _controls(
     if feasible:
         labels: dict[Architecture, list[float]] = {}
         for result in feasible:
-            labels.setdefault(result.job.architecture, []).append(result.accuracy)
+            value = measured(result, metric)
+            labels.setdefault(result.job.architecture, []).append(result.accuracy if value is None else value)
         best = max(labels, key=lambda architecture: float(np.mean(labels[architecture])))
         if best != winner:
             roles["best_generated"] = best
@@ -220,6 +222,12 @@ def _write_retrained(
             for role in entries
             if role != "winner"
             and (gain := _gain(entries["winner"]["test_accuracies"], entries[role]["test_accuracies"])) is not None
+        },
+        "robust_gains": {
+            role: gain
+            for role in entries
+            if role != "winner"
+            and (gain := _gain(*(entries[one].get("robust_accuracy", []) for one in ("winner", role)))) is not None
         },
     }
     first = next((result for result in results if result.job.architecture == roles["winner"]), None)

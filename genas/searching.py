@@ -27,6 +27,7 @@ from evolution import (
     random_search,
     sweep_limits,
 )
+from evolution.search import candidates
 from genas.config import Run, SearchStageSettings
 from genas.limits import limits_json, sweep
 from genas.stages import digest, resolve_space, single_thread
@@ -37,7 +38,7 @@ from supernet.additive import additive_ridge
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
 from supernet.latency import latency_digest
-from supernet.limits import LIMITED, cost_of
+from supernet.limits import LIMITED, cost_of, told, within
 from supernet.sampling import up_to
 from supernet.settings import nearest
 from supernet.space import graphs as graphs_of
@@ -153,7 +154,12 @@ def search(run: Run) -> dict[str, Any]:
 def _known(searcher: Searcher) -> dict[str, Any] | None:
     folder = searcher.run.folder / "winner"
     known = read_json(folder / "search.json")
-    if known is None or known["made_from"] != searcher.made_from or not (folder / "architecture.json").is_file():
+    if (
+        known is None
+        or known.get("taken")
+        or known["made_from"] != searcher.made_from
+        or not (folder / "architecture.json").is_file()
+    ):
         return None
     told = len(known["evolution"]["best"])
     enough = told >= min(searcher.run.settings.search.keep, known["evolution"]["queries"])
@@ -183,6 +189,31 @@ def _search(searcher: Searcher) -> dict[str, Any]:
         "seconds": seconds,
     }
     write_winner(searcher, found.best[0].architecture, evolved["best"][0], content)
+    return content
+
+
+def take(run: Run, text: str) -> dict[str, Any]:
+    """Make an architecture of the space the winner, such as a point of a front; the search itself stays as it is.
+
+    Returns:
+        As :func:`search`, with ``taken``, the architecture's key. Another search makes its own winner again.
+
+    Raises:
+        InputError: as :func:`search`, a text that is no architecture, or one beyond the limits.
+    """
+    content = {**search(run)}
+    searcher = open_search(run)
+    space, limits = searcher.space, searcher.run.settings.bounds
+    architecture = space.read(text)
+    row = space.canonical(architecture.row())
+    if not within(space, row, limits)[0]:
+        raise InputError(f"search --take {text!r:.80}: it does not keep the limits, {told(limits)}")
+    with run_lock(searcher.run.folder / "winner"), single_thread():
+        score = float(searcher.score(row)[0])
+        (entry,) = _candidates_json(searcher, candidates(space, row, np.array([score]), 1, limits))
+        content["taken"] = entry["key"]
+        content.pop("top", None)
+        write_winner(searcher, architectures(space, row)[0], entry, content)
     return content
 
 

@@ -30,18 +30,13 @@ from supernet.network import build_network
 from supernet.settings import nearest
 from training import load_split
 from training.corrupted import evenly_spaced
-from training.corruptions import corrupt
 from training.corruption_names import CORRUPTIONS, EXTRA, SEVERITIES
+from training.corruptions import corrupt
 from training.images import evaluation_batches
 
 CONDITIONS = ("clean", "gaussian_noise_3", "defocus_blur_3", "fog_3", "jpeg_compression_3")
 """What the images go through where nothing else is asked: nothing, and one corruption of each group."""
 
-_DRAWN = {
-    "effective_rank": "effective rank",
-    "participation_ratio": "participation ratio",
-    "directions_95": "directions for 95 % of the variance",
-}
 _FORMAT = 1
 _AT_ONCE = 64
 
@@ -202,7 +197,8 @@ def _means(found: Spectra, families: dict[Job, str], conditions: Sequence[str]) 
 
 def _write(folder: Path, found: Spectra, families: dict[Job, str], conditions: Sequence[str]) -> list[str]:
     """``spectra.csv`` with a row for each layer, and the figures; their names."""
-    from analysis.study_figures import spectra_over_depth
+    from analysis.robust_sections import SPECTRA_UNITS
+    from analysis.study_figures import Curve, spectra_over_depth
 
     rows = [
         row
@@ -212,9 +208,11 @@ def _write(folder: Path, found: Spectra, families: dict[Job, str], conditions: S
     ]
     write_text(folder / "spectra.csv", csv_text(list(rows[0]), [list(row.values()) for row in rows]))
     written: list[Path] = []
-    for measure, unit in _DRAWN.items():
-        curves: dict[str, dict[str, Any]] = {}
+    for measure, unit in SPECTRA_UNITS.items():
+        curves: dict[str, dict[str, Curve]] = {}
         for family, condition, networks in _groups(found, families, conditions):
-            curves.setdefault(family, {})[condition] = average_by_depth(networks, measure)
-        written += spectra_over_depth(curves, f"spectra_{measure}", f"{unit} (share of channels)").write(folder)
+            curves.setdefault(family, {})[condition] = Curve(
+                *(numbers.tolist() for numbers in average_by_depth(networks, measure))
+            )
+        written += spectra_over_depth(curves, f"spectra_{measure}", unit).write(folder)
     return [path.name for path in written]

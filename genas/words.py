@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def scored(result: dict[str, Any]) -> str:
 def found(result: dict[str, Any]) -> str:
     """A few lines for ``search``."""
     winner, drawn = result.get("winner", result["evolution"]["best"][0]), result["random"]["best"][0]
-    picked = "" if "top" not in result else " (picked by validation among the best)"
+    picked = " (picked by validation among the best)" if "top" in result else " (taken)" if "taken" in result else ""
     limits = limits_words(result["limits"])
     earlier = result.get("earlier_winner")
     ended = "; no further architecture keeps the limit" if result["evolution"]["exhausted"] else ""
@@ -210,6 +211,15 @@ def found(result: dict[str, Any]) -> str:
             f"  random search with as many queries: predicted {_score(result, drawn['predicted'])}",
             *([f"  the earlier winner and its network are kept in {earlier}"] if earlier else []),
         ]
+    )
+
+
+def taken(result: dict[str, Any]) -> str:
+    """A few lines for ``search --take``."""
+    winner = result["winner"]
+    return (
+        f"search: taken as the winner: {winner['architecture']}: predicted {_score(result, winner['predicted'])}, "
+        f"{_costs(winner, result['limits'])}\n  {_trusted_winner(result)}"
     )
 
 
@@ -302,7 +312,7 @@ def chosen(result: dict[str, Any]) -> str:
     top = result["top"]
     lines = [
         f"search: the best {len(top['entries'])} by prediction, trained {_times(top['seeds'])} as the labels "
-        f"were; accuracy on the validation images picks, the test images stay unread"
+        f"were; {top['metric'].replace('_', ' ')} on the validation images picks, the test images stay unread"
     ]
     for entry in top["entries"]:
         measured = "failed" if entry["mean"] is None else f"{entry['mean']:.2%}"
@@ -365,6 +375,10 @@ def retrained(result: dict[str, Any]) -> str:
             f"  {role.replace('_', ' '):17} {entry['mean']:.2%}{around} ({_seeds(entry['test_accuracies'])}), "
             f"{_costs(entry, result['limits'])}"
         )
+        if entry.get("robust_accuracy"):
+            robust, relative = (fmean(entry[name]) for name in ("robust_accuracy", "relative_robustness"))
+            lines.append(f"  {'':17} {robust:.2%} on corrupted test images, relative robustness {relative:.3f}")
+    lines += _robust_gains(result.get("robust_gains", {}))
     for role, gain in result["gains"].items():
         interval = gain["ci95"]
         within = "" if interval is None else f" [{interval[0] * 100:+.2f}, {interval[1] * 100:+.2f}]"
@@ -376,6 +390,14 @@ def retrained(result: dict[str, Any]) -> str:
     if result["model"] is not None:
         lines.append(f"  model.py agrees with the trained network to {result['model']['largest_difference']:.1e}")
     return "\n".join(lines)
+
+
+def _robust_gains(gains: dict[str, Any]) -> list[str]:
+    return [
+        f"  gain over {role.replace('_', ' ')} on corrupted images: {gain['difference'] * 100:+.2f} points"
+        + (f" [{gain['ci95'][0] * 100:+.2f}, {gain['ci95'][1] * 100:+.2f}]" if gain["ci95"] else "")
+        for role, gain in gains.items()
+    ]
 
 
 _KINDS = ("validation", "train", "tse")

@@ -397,7 +397,7 @@ def test_a_configuration_of_format_1_with_a_tag_that_does_not_fit_is_refused(val
 
 def test_very_many_points_are_an_image_and_very_many_rows_are_cut(make_run, monkeypatch):
     monkeypatch.setattr("analysis.figures._MOST_MARKS", 10)
-    monkeypatch.setattr("analysis.sections._MOST_ROWS", 5)
+    monkeypatch.setattr("analysis.parts._MOST_ROWS", 5)
     run = make_run()
     run.generate()
     page = report(run)
