@@ -91,7 +91,7 @@ def _rescue(path: Path, copy: Path, new: Path) -> tuple[dict[str, int], dict[str
         target.execute("BEGIN IMMEDIATE")
         kept: dict[str, int] = {}
         lost: dict[str, int] = {}
-        older = not any(name == b"metrics" for _, name, *_ in old.execute("PRAGMA table_info(results)"))
+        older = _is_format_2(old)
         for table, columns in COLUMNS.items():
             kept[table] = lost[table] = 0
             insertion = f"INSERT INTO {table} VALUES ({', '.join('?' * (len(columns) + 1))})"  # noqa: S608
@@ -174,6 +174,14 @@ def _rows(
             continue  # nobody knows whether there was one
         if row is not None:
             yield _as_text(row)
+
+
+def _is_format_2(connection: sqlite3.Connection) -> bool:
+    try:
+        names = [name for _, name, *_ in connection.execute("PRAGMA table_info(results)")]
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
+        return False
+    return b"digest" in names and b"metrics" not in names
 
 
 def _as_now(table: str, row: tuple[object, ...]) -> tuple[object, ...]:

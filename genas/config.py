@@ -305,11 +305,11 @@ def _document(source: str, logs: Path) -> tuple[Document, str]:
         saved = logs / source / "config.yml"
         return read_yaml(read_proved_text(saved), str(saved)), source
     recipes = bundled_recipes()
-    if source in space_names():
-        raise InputError(f"{source!r} is a space; expected a recipe or run. A recipe names it: space: {source}")
     if source in recipes:
         text = (_RECIPES / f"{source}.yml").read_text(encoding="utf-8")
         return read_yaml(text, f"{source}.yml"), source
+    if source in space_names():
+        raise InputError(f"{source!r} is a space; expected a recipe or run. A recipe names it: space: {source}")
     raise InputError(
         f"{source!r:.80}: neither a recipe file, nor a run under {logs}, nor a bundled recipe; "
         f"{nearest(source, recipes + space_names())}"

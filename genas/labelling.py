@@ -138,8 +138,8 @@ def _choose(
         value = measured(label, settings.fit.metric)
         if value is None:
             raise InputError(
-                f"generate: labels have no {settings.fit.metric!r:.80} (fit.metric) to choose by; expected accuracy, or "
-                f"with generate.robustness what it measures, such as robust_accuracy"
+                f"generate: labels have no {settings.fit.metric!r:.80} (fit.metric) to choose by; expected accuracy, "
+                f"or with generate.robustness what it measures, such as robust_accuracy"
             )
         labels.setdefault(label.architecture, []).append(value)
     if len(labels) < 5:

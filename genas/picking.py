@@ -39,8 +39,8 @@ def pick(run: Run, count: int, progress: ShowProgress | None = None) -> dict[str
 
     Returns:
         As :func:`genas.search`, with ``top``: ``metric``, ``entries`` (with its values on the validation images as
-        ``accuracies`` and their ``mean``), the ``picked`` key, ``tau`` between predictions and measurements, their mean difference
-        ``optimism``, ``failed`` trainings and ``seeds``.
+        ``accuracies`` and their ``mean``), the ``picked`` key, ``tau`` between predictions and measurements, their
+        mean difference ``optimism``, ``failed`` trainings and ``seeds``.
 
     Raises:
         InputError: as :func:`genas.search`; every training failed.

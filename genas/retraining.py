@@ -44,10 +44,10 @@ from training.robustness import robustness_metrics
 def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
     """Train the winner from scratch with several seeds, and its controls under the same recipe.
 
-    Controls are the best generated architecture, by the metric that was searched for, within the limits (of a random sample that is what the same trainings
-    find without a predictor), a random one with the winner's MACs, and networks made by hand, as wide as those MACs
-    allow. Training uses the training and validation images; the test split is measured on here and nowhere else, once
-    a training.
+    Controls are the best generated architecture within the limits, by the metric that was searched for (of a random
+    sample that is what the same trainings find without a predictor), a random one with the winner's MACs, and networks
+    made by hand, as wide as those MACs allow. Training uses the training and validation images; the test split is
+    measured on here and nowhere else, once a training (and its corrupted versions, with ``generate.robustness``).
 
     Returns:
         The content of ``winner/retrain.json``. ``winner/`` also gets ``model.py`` and ``weights.safetensors``.

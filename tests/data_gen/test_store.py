@@ -480,3 +480,72 @@ def test_features_stand_in_the_rows_of_their_architectures(store, tmp_path):
     key = jobs[1].architecture.key
     assert write_label_table(store, SPACE, tmp_path / "a.jsonl", {key: {"f": 0.5}, "other": {"f": 1.0}}) == 2
     assert [row.features for row in read_table(tmp_path / "a.jsonl").rows] == [{}, {"f": 0.5}]
+
+
+FORMAT_2 = Path(__file__).parent.parent / "fixtures" / "format2" / "store.db"
+
+
+def old_rows(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT job, accuracy, curves FROM results ORDER BY job").fetchall()
+
+
+def test_a_store_of_format_2_comes_with_no_metrics(tmp_path):
+    path = tmp_path / "store.db"
+    path.write_bytes(FORMAT_2.read_bytes())
+    before = old_rows(path)
+    for opened in (read_store, open_store, read_store):
+        with closing(opened(path)) as store:
+            found = [
+                (result.job.id, result.accuracy, result.curve_text)
+                for stage in store.stages()
+                for result in store.results(stage)
+            ]
+            assert sorted(found) == before
+            assert all(result.metrics == {} for stage in store.stages() for result in store.results(stage))
+
+
+def test_a_damaged_store_of_format_2_is_mended(tmp_path, caplog):
+    path = tmp_path / "store.db"
+    path.write_bytes(FORMAT_2.read_bytes())
+    before = old_rows(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE results SET accuracy = accuracy / 2 WHERE job = ?", before[:1][0][:1])
+        connection.commit()
+    with pytest.raises(InputError, match="damaged"):
+        read_store(path)
+    with closing(open_store(path)) as store:
+        kept = sorted(label.job for stage in store.stages() for label in store.labels(stage))
+    assert kept == [job for job, *_ in before[1:]]
+    assert "damaged rows in results" in caplog.text
+    with closing(read_store(path)) as store:
+        assert sum(store.counts(stage)[1] for stage in store.stages()) == len(before) - 1
+
+
+def test_metrics_come_back_and_are_in_labels(store):
+    plan = planned(2)
+    jobs = add(store, [*plan, (plan[0][0], 1, "repeat")])
+    cells = {"accuracy_clean": 0.5, "accuracy_fog_1": 0.5, "accuracy_fog_2": 0.25, "accuracy_saturate_5": 0.125}
+    finish(store, jobs[0], metrics=cells)
+    finish(store, jobs[2], metrics={**cells, "accuracy_fog_2": 0.75})
+    finish(store, jobs[1])
+    assert store.results("generate")[0].metrics == cells
+    assert [label.metrics for label in store.labels("generate")] == [
+        cells,
+        {},
+        {**cells, "accuracy_fog_2": 0.75},
+    ]
+    twice, once = label_table(store, SPACE).rows
+    expected = {"robust_accuracy": 0.5, "accuracy_fog": 0.5, "accuracy_saturate": 0.125, "accuracy_clean": 0.5}
+    assert {name: twice.metrics[name] for name in expected} == pytest.approx(expected)
+    assert twice.metrics["relative_robustness"] == pytest.approx(1.0)
+    assert once.metrics.keys() == {"accuracy", "loss", "seconds"}
+
+
+@pytest.mark.parametrize("metrics", [[0.5], {"a": "b"}, {"a": float("nan")}, {"a": None}, {"a": True}, 3, None])
+def test_metrics_that_are_no_numbers_by_name_are_refused(store, metrics):
+    (job, *_) = add(store)
+    attempt = store.start(job, 1)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.commit(job, attempt, {**RESULT, "metrics": metrics})
+    store.commit(job, attempt, RESULT)
