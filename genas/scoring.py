@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen import Store, read_store, run_lock
+from data_gen import Store, label_table, read_store, run_lock
 from genas.config import Run, differences
-from genas.ranking import cheap_features
+from genas.ranking import agreement, cheap_features
 from genas.stages import label_settings, resolve, saved_settings, single_thread
 from supernet import Architecture, InputError, LabelRow, LabelTable, architectures, sample_distinct
 from supernet.files import read_json, write_json, write_text
@@ -68,7 +68,9 @@ def score(
         ``metrics``; ``architectures``, best first by the sum of log ranks, each with ``key``, ``architecture``,
         ``scores`` (None where invalid, higher is better) and ``combined``; ``seconds`` (median) and ``invalid`` by
         metric; ``images`` in the batch; ``seed``; ``kept``, the file or None; ``not_kept``, why not where there are
-        labels; ``labelled``, whether these are all that have labels.
+        labels; ``labelled``, whether these are all that have labels; ``agreement``, for each number that the labels
+        have (accuracy, robust accuracy, ...) Kendall tau of each metric with it, and of ``macs`` and ``params`` alone,
+        with 95 % bootstrap intervals over architectures, where at least 10 of them have labels.
 
     Raises:
         InputError: an unknown metric or architecture, a seed out of range, limits that leave too few architectures,
@@ -117,8 +119,36 @@ def score(
         "kept": None if kept is None else str(kept),
         "not_kept": not_kept,
         "labelled": bool(labelled),
+        "agreement": _agreement(run, scores, names, chosen) if has_store else {},
         "space": space.model_dump(mode="json"),
         "architectures": [entries[position] for position in np.argsort(-combined, kind="stable")],
+    }
+
+
+_COMPARED = ("accuracy", "robust_accuracy", "relative_robustness")
+_FEWEST_COMPARED = 10
+
+
+def _agreement(run: Run, scores: Kept, names: Sequence[str], chosen: Sequence[Architecture]) -> dict[str, Any]:
+    """Kendall tau of every score, and of plain costs, with what the labels of the same architectures measured."""
+    store = read_store(run.store)
+    try:
+        labels = {row.id: row.metrics for row in label_table(store, run.settings.space).rows}
+    finally:
+        store.close()
+    keys = [one.key for one in chosen if one.key in labels]
+    if len(keys) < _FEWEST_COMPARED:
+        return {}
+    costs = run.settings.space.costs(np.array([one.choices for one in chosen if one.key in labels], np.int8))
+    columns = {name: [_floored(scores[key][name][0]) for key in keys] for name in names}
+    columns |= {name: costs[name].tolist() for name in ("macs", "params")}
+    compared = [metric for metric in _COMPARED if all(metric in labels[key] for key in keys)]
+    return {
+        metric: {
+            name: agreement(values, [labels[key][metric] for key in keys], run.settings.seed)
+            for name, values in columns.items()
+        }
+        for metric in compared
     }
 
 

@@ -191,7 +191,11 @@ def scored(result: dict[str, Any]) -> str:
     invalid = [f"{name} {count}" for name, count in result["invalid"].items() if count]
     if invalid:
         lines.append(f"  invalid: {', '.join(invalid)}")
-    return "\n".join([*lines, f"  median seconds a network: {seconds}"])
+    lines.append(f"  median seconds a network: {seconds}")
+    for metric, taus in result["agreement"].items():
+        told = ", ".join(f"{name} {_tau(tau).strip()}" for name, tau in taus.items())
+        lines.append(f"  Kendall tau with {metric.replace('_', ' ')} of the labels: {told}")
+    return "\n".join(lines)
 
 
 def found(result: dict[str, Any]) -> str:
