@@ -182,6 +182,11 @@ def _notes(runs: list[StudyRun]) -> tuple[str, ...]:
         "can only be tested, see below.",
         "Of each corruption only the mean over its five severities was published.",
     ]
+    if {"densenet"} < {run.family for run in runs}:
+        notes.append(
+            "The DenseNets have a stem that leaves 8 x 8 of 32 x 32 pixels, the other families none: a difference "
+            "between families is one of resolution too, and blurred or noisy fine detail is what a stem drops."
+        )
     if trained_on:
         notes.append(
             f"{trained_on} networks were trained on all {_ALL_IMAGES:,} images, and their clean accuracy is on those "
@@ -408,8 +413,8 @@ def _check_tables(study: Study) -> list[Table]:
     joined = Table(
         "Do accuracies stand beside their architectures?",
         "Share of the variance of clean accuracy that convolutions, log MACs and log parameters explain: as joined, "
-        "and the most of all other offsets of the two counters. A small p says that most rows are joined rightly; a large "
-        "one says only that accuracy does not go with cost there, which a wrong join would look like too.",
+        "and the most of all other offsets of the two counters. A small p says that most rows are joined rightly; a "
+        "large one says only that accuracy does not go with cost there, which a wrong join would look like too.",
         ("family", "training images", "networks", "Spearman with convolutions", "explained", "most, shifted", "p"),
         tuple(
             (check.family, f"{check.train_images:,}", str(check.count), f"{check.spearman:.2f}",

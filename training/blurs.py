@@ -39,9 +39,10 @@ def defocus_blur(pictures: Tensor, constants: Constants, draws: Draws) -> Tensor
     """Mean over a disk (radius, deviation of the disk's own blur), mirrored at the borders."""
     kernel = disk(*constants).to(pictures.device)
     reach = kernel.shape[0] // 2
+    images, height, width, channels = pictures.shape
     planes = padded(planes_of(pictures), (reach, reach), (reach, reach), "mirror", first=2)
     blurred = torch.nn.functional.conv2d(planes.flatten(0, 1)[:, None], kernel[None, None])
-    return pictures_of(cut(blurred).unflatten(0, planes.shape[:2]).squeeze(2))
+    return pictures_of(cut(blurred).view(images, channels, height, width))
 
 
 @functools.lru_cache(maxsize=16)
@@ -63,13 +64,13 @@ def disk(radius: float, sigma: float) -> Tensor:
 def glass_blur(pictures: Tensor, constants: Constants, draws: Draws) -> Tensor:
     """Gaussian filter, pixels moved about, Gaussian filter: (deviation, reach of the moves, rounds)."""
     sigma, reach, rounds = constants[0], int(constants[1]), int(constants[2])
-    images, height, width, channels = pictures.shape
+    height, width, channels = pictures.shape[1:]
     first = cut(smoothed(planes_of(pictures), sigma)).float().flatten(2)
     for _ in range(rounds):
         moves = (draws.uniform(2, height, width) * (2 * reach)).floor_().long() - reach
         source = glass_sources(moves, reach).flatten(1)
         first = first.gather(2, source[:, None].expand(-1, channels, -1))
-    return pictures_of(cut(smoothed(first.unflatten(2, (height, width)), sigma)))
+    return pictures_of(cut(smoothed(first.view(-1, channels, height, width), sigma)))
 
 
 def glass_sources(moves: Tensor, reach: int) -> Tensor:
@@ -95,7 +96,7 @@ def glass_sources(moves: Tensor, reach: int) -> Tensor:
     while True:
         further = link.gather(1, link)
         if torch.equal(further, link):
-            return source.gather(1, link).unflatten(1, (height, width))
+            return source.gather(1, link).view(images, height, width)
         link = further
 
 
@@ -128,7 +129,9 @@ def _zooms(height: int, width: int, end: float, step: float) -> Tensor:
             for column, column_weight in ((left, 1 - across), (right, across)):
                 places_.append(torch.stack([own, (row[:, None] * width + column).flatten()]))
                 weights.append((row_weight[:, None] * column_weight).flatten())
-    whole = torch.sparse_coo_tensor(torch.cat(places_, 1), torch.cat(weights) / (len(zooms) + 1), shape, check_invariants=True)
+    whole = torch.sparse_coo_tensor(
+        torch.cat(places_, 1), torch.cat(weights) / (len(zooms) + 1), shape, check_invariants=True
+    )
     return whole.coalesce().float()
 
 
@@ -150,7 +153,7 @@ def elastic_transform(pictures: Tensor, constants: Constants, draws: Draws) -> T
     rows = torch.arange(height, device=shift.device, dtype=torch.float32)[:, None].expand(-1, width)
     columns = torch.arange(width, device=shift.device, dtype=torch.float32).expand(height, -1)
     base = torch.stack([columns, rows, torch.ones_like(rows)], 2)
-    planes = _sampled(planes_of(pictures), (base.flatten(0, 1) @ maps).unflatten(1, (height, width)), True)
+    planes = _sampled(planes_of(pictures), (base.flatten(0, 1) @ maps).view(-1, height, width, 2), True)
     if alpha:
         moves = draws.uniform(2, height, width) * 2 - 1
         moves = smoothed(moves, sigma, 3.0, "reflect") * alpha
@@ -191,5 +194,3 @@ def box_matrix(old: int, new: int) -> Tensor:
         inside = [at for at in range(start, end) if -reach < at - centre + 0.5 <= reach]
         matrix[number, inside or [min(old - 1, math.floor(centre))]] = 1.0
     return (matrix / matrix.sum(dim=1, keepdim=True)).float()
-
-

@@ -7,6 +7,7 @@ float32 (images, height, width). Levels run from 0 to 255 unless a function says
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -187,10 +188,11 @@ def along_a_line(pictures: Tensor, degrees: Tensor, radius: int, sigma: float) -
     output = torch.zeros(pictures.shape, device=pictures.device)
     # In the order of angles, neighbours share the offset of most steps: each run of them is one addition.
     changes = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
+    offsets = list(zip((rows + top).T.tolist(), (columns + left).T.tolist(), strict=True))
     for step, weight in enumerate(weights.tolist()):
         starts = [0, *(changes[:, step].nonzero().flatten() + 1).tolist(), len(pictures)]
-        for start, end in zip(starts, starts[1:], strict=False):
-            row, column = top + int(rows[start, step]), left + int(columns[start, step])
+        for start, end in itertools.pairwise(starts):
+            row, column = offsets[step][0][start], offsets[step][1][start]
             moved = around[start:end, row : row + height, column : column + width]
             output[start:end].add_(moved, alpha=weight)
     result = torch.empty_like(output)

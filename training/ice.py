@@ -59,38 +59,49 @@ def frost_textures(folder: Path, side: int) -> Tensor:
 
 @functools.lru_cache(maxsize=2)
 def made_textures(side: int) -> Tensor:
-    """Five textures of ice for pictures whose longer side is ``side``: needles, feathers and bare glass.
+    """Five textures of ice for pictures whose longer side is ``side``: ferns of ice that grow over each other.
 
-    Always the same ones. Ridges of noise that is stretched along a slowly turning direction, in several octaves, denser
-    in some places than in others.
+    Always the same ones. Small pictures see them from afar, as published: a fern is then about as long as the picture.
 
     Returns:
         uint8 (textures, height, width, 3).
     """
-    length = 6 * side if side < SMALL_SIDE else 2 * side
-    return torch.stack([_ice(number, length, length / (200 if side < SMALL_SIDE else 900)) for number in range(_COUNT)])
+    far = side < SMALL_SIDE
+    return torch.stack([_ice(number, (6 if far else 2) * side, 1.0 if far else 0.45) for number in range(_COUNT)])
 
 
-def _ice(number: int, length: int, scale: float) -> Tensor:
-    """One texture, uint8 (length, length, 3). ``scale`` is the texture's length in units of a usual one."""
+def _ice(number: int, length: int, extent: float) -> Tensor:
+    """One texture, uint8 (length, length, 3): a square of a pane whose side is 1."""
     generator = stream(number, "ice", "texture")
-    line = (torch.arange(length, dtype=torch.float32) + 0.5) / length * scale
+    line = (torch.arange(length, dtype=torch.float32) + 0.5) / length * extent
     down, across = torch.meshgrid(line, line, indexing="ij")
-    angle = (torch.rand((), generator=generator) + _noise(generator, across, down, 1.5)) * math.pi
-    bend = _noise(generator, across, down, 5) * 0.04
-    light = torch.zeros(length, length)
-    for octave, weight in enumerate((1.0, 0.8, 0.6, 0.45)):
-        for turn in (0.0, math.pi / 3):  # ice branches at sixty degrees
-            sine, cosine = torch.sin(angle + turn), torch.cos(angle + turn)
-            along, aside = across * cosine + down * sine + bend, down * cosine - across * sine + bend
-            frequency = 6 * 2**octave
-            ridges = 1 - _noise(generator, along * 0.18, aside, frequency).abs().mul_(2.2).clamp_(max=1)
-            light += ridges**3 * weight * (1.0 if turn == 0 else 0.6)
-    dense = torch.sigmoid(_noise(generator, across, down, 2.5) * 5 + _noise(generator, across, down, 9) * 2)
-    light = light / light.mean() * (0.25 + 0.75 * dense)
-    light = 1 - torch.exp(-0.75 * light)
-    dark, pale = torch.tensor([38.0, 58.0, 84.0]), torch.tensor([236.0, 244.0, 250.0])
-    return cut(rounded(dark + (pale - dark) * light[..., None]))
+    rough = _noise(generator, across, down, 60) * 0.5 + _noise(generator, across, down, 130) * 0.5
+    crowded = _noise(generator, across, down, 4)
+    clear = torch.ones_like(down)  # what no fern covers
+    for _ in range(round(90 * max(0.3, extent**2))):
+        column, row, turn, size, pale = torch.rand(5, generator=generator).tolist()
+        sine, cosine = math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)
+        right, below = across - column * extent, down - row * extent
+        along = right * cosine + below * sine
+        aside = (below * cosine - right * sine) + 0.15 * (2 * pale - 1) * along  # no two stems are quite straight
+        clear *= 1 - _fern(along / (0.12 + 0.2 * size), aside / (0.12 + 0.2 * size), rough) * (0.45 + 0.5 * pale)
+    film = torch.sigmoid(3 * crowded + 2 * rough - 0.6)  # between the ferns, frozen breath
+    light = 1 - clear * (1 - 0.45 * film) + 0.10 * rough
+    dark, light_colour = torch.tensor([22.0, 38.0, 60.0]), torch.tensor([240.0, 247.0, 252.0])
+    return cut(rounded(dark + (light_colour - dark) * light.clamp_(0, 1)[..., None]))
+
+
+def _fern(along: Tensor, aside: Tensor, rough: Tensor) -> Tensor:
+    """How white a fern is, 0 to 1: a stem from 0 to 1 whose branches leave it at sixty degrees and grow shorter."""
+    reach = aside.abs()
+    foot = along - reach * 0.577 + 0.012 * rough  # where on the stem the branch begins
+    number = foot * 13 + (aside > 0) * 0.5
+    branches = 1 - (2 * number.frac() - 1).abs()
+    twigs = 1 - (2 * (reach * 30 + number.floor() * 0.37 + 0.2 * rough).frac() - 1).abs()
+    white = branches.clamp_(0, 1) ** 2 * (0.85 + 0.35 * twigs.clamp_(0, 1))
+    white = torch.maximum(white, torch.exp(-((reach * 45) ** 2)))
+    inside = torch.sigmoid((0.3 * (1 - foot) + 0.02 - reach) * 50) * torch.sigmoid(foot * 60)
+    return (white * inside * (0.9 + 0.35 * rough)).clamp_(0, 1)
 
 
 def _noise(generator: torch.Generator, across: Tensor, down: Tensor, frequency: float) -> Tensor:
@@ -98,8 +109,7 @@ def _noise(generator: torch.Generator, across: Tensor, down: Tensor, frequency: 
     values = torch.randn(1, 1, 64, 64, generator=generator)
     values = torch.cat([values, values[..., :4]], dim=3)
     values = torch.cat([values, values[..., :4, :]], dim=2)
-    places = torch.stack([across, down], dim=-1) * frequency
-    places = places.remainder(64) + 1.5
+    places = (torch.stack([across, down], dim=-1) * frequency).remainder(64) + 1.5
     return torch.nn.functional.grid_sample(
         values, (places * 2 / 68 - 1)[None], mode="bicubic", padding_mode="border", align_corners=False
     )[0, 0].mul_(0.6)

@@ -70,22 +70,30 @@ def _coded(planes: Tensor, table: tuple[tuple[int, ...], ...], quality: int) -> 
     first = planes.ndim - 2
     whole = padded(planes, (0, -height % 8), (0, -width % 8), "nearest", first)
     rows, columns = whole.shape[-2:]
-    cosine = _cosine().to(planes.device)
+    along, down = (matrix.to(planes.device) for matrix in _cosines())
     steps = _steps(table, quality).to(planes.device)
-    blocks = whole.reshape(-1, rows // 8, 8, columns // 8, 8).permute(0, 1, 3, 2, 4).reshape(-1, 64)
-    values = torch.mm(blocks - 128, cosine.T).div_(steps).round_().mul_(steps)
-    levels = rounded(torch.mm(values, cosine).add_(128))
+    blocks = whole.reshape(-1, rows // 8, 8, columns // 8, 8).permute(0, 1, 3, 2, 4).reshape(-1, 64) - 128
+    # As in libjpeg's whole numbers: one axis to a quarter, then the other; eight times the orthonormal values.
+    values = torch.mm(blocks, along.T).mul_(4).add_(0.5).floor_()
+    values = torch.mm(values, down.T).mul_(0.25).add_(0.5).floor_().div_(steps * 8)
+    values = values.add_(torch.full_like(values, 0.5).copysign_(values)).trunc_().mul_(steps)  # halves away from zero
+    values = torch.mm(values, down).mul_(4).add_(0.5).floor_()
+    levels = rounded(torch.mm(values, along).mul_(1 / 32).add_(128))
     levels = levels.view(-1, rows // 8, columns // 8, 8, 8).permute(0, 1, 3, 2, 4).reshape(whole.shape)
     return levels[..., :height, :width]
 
 
 @functools.lru_cache(maxsize=1)
-def _cosine() -> Tensor:
-    """float32 (64, 64): the orthonormal cosine transform of a block, both as rows of pixels."""
+def _cosines() -> tuple[Tensor, Tensor]:
+    """float32 (64, 64): the cosine transform along the rows of a block of 64 pixels, and down its columns.
+
+    Each is the square root of eight times the orthonormal one, so that means are sums.
+    """
     line = torch.arange(8, dtype=torch.float64)
-    matrix = torch.cos(math.pi / 8 * (line + 0.5) * line[:, None]) / 2
-    matrix[0] /= math.sqrt(2)
-    return torch.kron(matrix, matrix).float()
+    matrix = torch.cos(math.pi / 8 * (line + 0.5) * line[:, None]) * math.sqrt(2)
+    matrix[0] = 1.0
+    unit = torch.eye(8, dtype=torch.float64)
+    return torch.kron(unit, matrix).float(), torch.kron(matrix, unit).float()
 
 
 @functools.lru_cache(maxsize=32)

@@ -52,7 +52,7 @@ def frost(pictures: Tensor, constants: Constants, draws: Draws, textures: Tensor
 
     Textures must be at least as large as the pictures. Any number of channels but three takes their luma.
     """
-    images, height, width, channels = pictures.shape
+    height, width, channels = pictures.shape[1:]
     place = draws.uniform(3)
     if channels != 3:
         textures = cut(gray(textures))[..., None]
@@ -66,7 +66,7 @@ def frost(pictures: Tensor, constants: Constants, draws: Draws, textures: Tensor
 
 
 def fog(pictures: Tensor, constants: Constants, draws: Draws) -> Tensor:
-    """A plasma fractal added, and the whole made as dark as its lightest pixel was: (strength, decay of the fractal)."""
+    """A plasma fractal added, the whole then no lighter than the picture was: (strength, decay of the fractal)."""
     strength, decay = constants
     height, width = pictures.shape[1:3]
     side = 2 ** max(1, (max(height, width) - 1).bit_length())
@@ -125,7 +125,7 @@ def spatter(pictures: Tensor, constants: Constants, draws: Draws) -> Tensor:
         covered = smoothed((liquid > least).float(), strength)
         covered = torch.where(covered < 0.8, 0.0, covered)[..., None]
         return cut((pictures * (1 - covered)).add_(covered * colour))
-    liquid = torch.where(liquid < least, 0.0, liquid).mul_(255).floor_()
+    liquid = torch.where(liquid < least, 0.0, liquid).mul_(255).floor_().clamp_(max=255)
     relief = _equalised(windowed(_distance(_edges(liquid)), [[1 / 9] * 3] * 3).floor_())
     relief = windowed(relief, [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]).clamp_(0, 255)
     relief = windowed(relief, [[1 / 9] * 3] * 3).round_()
@@ -138,33 +138,31 @@ def _edges(layer: Tensor, low: float = 50.0, high: float = 150.0) -> Tensor:
     """Canny's edges (1986) with OpenCV's choices: Sobel, sum of magnitudes. A layer of whole levels to bool."""
     across = windowed(layer, [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], "nearest")
     down = windowed(layer, [[-1, -2, -1], [0, 0, 0], [1, 2, 1]], "nearest")
-    width_of, height_of = across.abs(), down.abs()
-    size = width_of + height_of
-    around = torch.nn.functional.pad(size, (1, 1, 1, 1))
-    height, width = size.shape[1:]
-
-    def beside(row: int, column: int) -> Tensor:
-        return around[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
-
-    flat, steep = height_of < width_of * 0.41421356, height_of > width_of * 2.41421356
-    falling = (across < 0) == (down < 0)  # the gradient points to the lower right or the upper left
-    slanted = torch.where(
-        falling,
-        (size > beside(-1, -1)) & (size > beside(1, 1)),
-        (size > beside(-1, 1)) & (size > beside(1, -1)),
-    )
-    ridge = torch.where(
-        flat,
-        (size > beside(0, -1)) & (size >= beside(0, 1)),
-        torch.where(steep, (size > beside(-1, 0)) & (size >= beside(1, 0)), slanted),
-    )
-    weak = ridge & (size > low)
-    edges = weak & (size > high)
-    while True:  # weak edges count where they touch others
-        spread = torch.nn.functional.max_pool2d(edges.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
+    size = torch.nn.functional.pad(across.abs().add_(down.abs()), (1, 1, 1, 1))
+    width = size.shape[2]
+    # Only where there is a gradient: is it larger than on either side along its own direction?
+    places = (size > low).flatten().nonzero().squeeze(1)
+    across, down = (torch.nn.functional.pad(each, (1, 1, 1, 1)).flatten()[places] for each in (across, down))
+    sizes = size.flatten()
+    own, flat, steep = sizes[places], down.abs() < across.abs() * 0.41421356, down.abs() > across.abs() * 2.41421356
+    slanted = torch.where((across < 0) == (down < 0), width + 1, width - 1)
+    step = torch.where(flat, 1, torch.where(steep, width, slanted))
+    before, after = sizes[places - step], sizes[places + step]
+    ridge = (own > before) & ((own > after) | ((own == after) & (flat | steep)))
+    weak = torch.zeros_like(sizes, dtype=torch.bool)
+    edges = weak.clone()
+    weak[places[ridge]] = True
+    edges[places[ridge & (own > high)]] = True
+    while True:  # weak edges count where they touch others; the pad keeps rows and pictures apart
+        beside = edges.clone()
+        beside[1:] |= edges[:-1]
+        beside[:-1] |= edges[1:]
+        spread = beside.clone()
+        spread[width:] |= beside[:-width]
+        spread[:-width] |= beside[width:]
         spread &= weak
         if torch.equal(spread, edges):
-            return edges
+            return edges.view_as(size)[:, 1:-1, 1:-1]
         edges = spread
 
 
@@ -196,5 +194,3 @@ def _equalised(layer: Tensor) -> Tensor:
     # One value all over stays as it is.
     table = torch.where(rest > 0, table, torch.arange(_FARTHEST + 1, device=layer.device))
     return table.gather(1, values).view_as(layer)
-
-
