@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analysis.study import Study
-from analysis.study_store import STUDY_STAGE, study_of_store
-from data_gen.store import Failure, Label, Store, read_store
+from analysis.study_store import study_of_store
+from data_gen.store import STUDY_STAGE, Failure, Label, Store, read_store
 from supernet import COST_NAMES, InputError
 from supernet.files import read_json, read_proved_text
 from supernet.spaces import make_space

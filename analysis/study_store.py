@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 
 from analysis.study import Study, StudyRun
-from data_gen.store import Store
+from data_gen.store import STUDY_STAGE, Store
 from supernet import Architecture, Families, SearchSpace, UnionSpace
 from supernet.operations import graph_depth
 from training.robustness import CLEAN, accuracies_by_cell
-
-STUDY_STAGE = "study-"
-"""What the stage of a smaller set of images begins with in a store; its number of images follows."""
 
 
 def family_of(space: SearchSpace, architecture: Architecture) -> str:

@@ -44,6 +44,9 @@ _LOGGER = logging.getLogger("genas.store")
 
 _decode = json.JSONDecoder().raw_decode  # of text that was written here: a third of the time that json.loads takes
 
+STUDY_STAGE = "study-"
+"""What the stage of a smaller set of images begins with; its number of images follows."""
+
 OOM_TRIES = 2
 """A network that needs too much memory is tried once more with each batch in twice as many pieces."""
 

@@ -136,6 +136,13 @@ class StudySettings(Settings):
         return value
 
 
+def recipe_of(full: Recipe, size: StudySize) -> Recipe:
+    """How networks are trained on a smaller set; only the last look at the validation images is a label."""
+    epochs = size.epochs or full.epochs
+    step_epochs = max(1, round(full.step_epochs * epochs / full.epochs))
+    return full.model_copy(update={"epochs": epochs, "step_epochs": step_epochs, "validate_every": epochs})
+
+
 class RunSettings(Settings):
     """The whole configuration of a run.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from data_gen import device_names, plan
-from genas.config import Run
+from genas.config import Run, recipe_of
 from genas.labelling import first_labels
 from genas.stages import resolve, single_thread
 from predictor.evaluation import Evaluation, Progress, random_splits, read_split
@@ -19,6 +19,7 @@ from predictor.models import MODELS
 from supernet import ArchGraph, LabelTable
 from supernet.network import build_network
 from training import DataInfo, Recipe, Split, load_split, train
+from training.robustness import RobustnessSettings
 
 _TIMED_ON_CPU = 32
 """Images of a timed batch there."""
@@ -41,9 +42,16 @@ def estimate(run: Run) -> dict[str, Any]:
     looks = -(-recipe.epochs // recipe.validate_every)
     with single_thread():  # as in a worker
         step = _step_seconds(graph, split, info, recipe, devices[0])
-        one = _training_seconds(step, recipe, sizes["train"], looks * sizes["validation"])
+        corrupted = _corrupted(settings.generate.robustness, sizes["validation"])
+        one = _training_seconds(step, recipe, sizes["train"], looks * sizes["validation"] + corrupted)
+        smaller = [
+            _training_seconds(step, recipe_of(recipe, size), size.train_images, sizes["validation"] + corrupted)
+            for size in (settings.study.sizes if settings.study is not None else ())
+        ]
         step = _step_seconds(graph, split, info, again, devices[0])
-        other = _training_seconds(step, again, sizes["train"] + sizes["validation"], sizes["test"])
+        measured = sizes["test"] + _corrupted(settings.generate.robustness, sizes["test"])
+        other = _training_seconds(step, again, sizes["train"] + sizes["validation"], measured)
+    once = len({architecture for architecture, _, _ in planned})
     side_by_side = len(set(devices)) if devices[0] != "cpu" else len(devices)  # sharing a card is not counted on
     return {
         "trainings": trainings,
@@ -52,11 +60,20 @@ def estimate(run: Run) -> dict[str, Any]:
         "device": devices[0],
         "seconds_each": one,
         "generate_seconds": one * -(-trainings // side_by_side),
+        "study": once * len(smaller),
+        "study_seconds": sum(smaller) * -(-once // side_by_side),
         "retrain_seconds": other * -(-retrainings // side_by_side),
         "images": dict(info.sizes),
         "classes": len(info.classes),
         "notes": _notes(recipe, sizes),
     }
+
+
+def _corrupted(robustness: RobustnessSettings | None, images: int) -> int:
+    """Corrupted images that a training is measured on."""
+    if robustness is None:
+        return 0
+    return (1 + len(list(robustness.cells))) * min(images, robustness.images or images)
 
 
 def _notes(recipe: Recipe, sizes: Mapping[str, int]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen import Store, WorkerSettings, lock_owner, read_store
+from data_gen.store import STUDY_STAGE
 from genas.cheap import PREFIX
 from genas.config import Run, load_run
 from supernet.files import read_json
@@ -18,6 +19,7 @@ _NOTHING: dict[str, Any] = {"planned": 0, "done": 0, "failed": 0, "running": 0, 
 def status(folder: Path) -> dict[str, Any]:
     """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds.
 
+    ``study`` counts the trainings on smaller sets of images; None where there are none.
     ``fidelity`` counts the cheap trainings of all settings, with what was ``measured``; None where there are none.
     ``tau`` is that of the predictor, and ``predictor`` says with what: ``metric``, and whether it is a ``proxy``,
     on which nothing was trained. A folder may hold a predictor and no trainings.
@@ -27,7 +29,7 @@ def status(folder: Path) -> dict[str, Any]:
     """
     evaluation = read_json(folder / "predictor" / "evaluation.json")
     training = {stage: dict(_NOTHING) for stage in ("generate", "retrain")}
-    cheaply = best = None
+    cheaply = study = best = None
     seconds: dict[str, float] = {}
     if evaluation is None or (folder / "store.db").exists():
         store = read_store(folder / "store.db")
@@ -37,6 +39,8 @@ def status(folder: Path) -> dict[str, Any]:
             training = {stage: _training(store, [stage], retries, driver) for stage in training}
             cheap = [stage for stage in store.stages() if stage.startswith(PREFIX)]
             cheaply = _training(store, cheap, retries, driver) if cheap else None
+            sizes = [stage for stage in store.stages() if stage.startswith(STUDY_STAGE)]
+            study = _training(store, sizes, retries, driver) if sizes else None
             best = store.best("generate")
             for _, message in store.events("seconds"):
                 entry = json.loads(message)
@@ -64,6 +68,7 @@ def status(folder: Path) -> dict[str, Any]:
             "report": "done" if (folder / "report.html").is_file() else "waiting",
         },
         "generate": training["generate"],
+        "study": study,
         "fidelity": cheaply,
         "retrain": training["retrain"],
         "best": None if best is None else {"key": best[0], "accuracy": best[1], **best[2]},

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.study import Study, grouped, write_rows
-from analysis.study_store import STUDY_STAGE, study_of_store
+from analysis.study_store import study_of_store
 from data_gen import open_store, plan, read_store, refuse_if_driven, run_lock
-from genas.config import Run, StudySize
+from data_gen.store import STUDY_STAGE
+from genas.config import Run, StudySize, recipe_of
 from genas.labelling import first_labels
 from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, label_task, resolve, train_jobs
 from supernet import InputError
@@ -104,13 +105,11 @@ def write_study(run: Run, found: Study) -> dict[str, Any]:
 
 def _smaller(run: Run, info: DataInfo, size: StudySize) -> tuple[DataInfo, Recipe]:
     """Images and recipe of a smaller set."""
-    data, full = run.settings.data, run.settings.generate.recipe
+    data = run.settings.data
     where = f"study.sizes: {size.train_images} images"
     if size.train_images >= info.sizes["train"]:
         raise InputError(f"{where}: expected fewer than the run's {info.sizes['train']} training images")
     if size.train_images < len(info.classes):
         raise InputError(f"{where}: expected at least one of each of {len(info.classes)} classes")
-    epochs = size.epochs or full.epochs
-    step_epochs = max(1, round(full.step_epochs * epochs / full.epochs))
-    recipe = full.model_copy(update={"epochs": epochs, "step_epochs": step_epochs, "validate_every": epochs})
-    return prepare(data, run.settings.space.input_size, train_images=size.train_images), recipe
+    info = prepare(data, run.settings.space.input_size, train_images=size.train_images)
+    return info, recipe_of(run.settings.generate.recipe, size)

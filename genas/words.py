@@ -613,7 +613,7 @@ def standing(result: dict[str, Any]) -> str:
     for stage, state in result["stages"].items():
         seconds = result["seconds"].get(stage)
         lines.append(f"  {stage:9} {state}" + ("" if seconds is None else f", {duration(seconds)}"))
-    for stage in ("generate", "fidelity", "retrain"):
+    for stage in ("generate", "study", "fidelity", "retrain"):
         count = result.get(stage)
         if count and count["planned"]:
             lines.append(
@@ -668,6 +668,11 @@ def planned(result: dict[str, Any], folder: Path) -> str:
             f"(first on {result['device']}), folder {folder}",
             f"generate: {result['trainings']} trainings of about {duration(result['seconds_each'])}, "
             f"about {duration(result['generate_seconds'])} in all",
+            *(
+                [f"study:    {result['study']} trainings, about {duration(result['study_seconds'])} in all"]
+                if result["study"]
+                else []
+            ),
             f"retrain:  {result['retrainings']} trainings, about {duration(result['retrain_seconds'])} in all",
             *(f"note: {note}" for note in result["notes"]),
             "Expected from one timed batch of an architecture of median MACs; "
