@@ -20,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from analysis.published import import_study
     from genas.benching import bench
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
@@ -54,6 +55,7 @@ _HOMES = {
     "fit": "genas.fitting",
     "fit_zero_cost": "genas.fitting",
     "generate": "genas.generating",
+    "import_study": "analysis.published",
     "latency": "genas.timing",
     "lint": "genas.linting",
     "lint_run": "genas.linting",
@@ -88,6 +90,7 @@ __all__ = [
     "fit",
     "fit_zero_cost",
     "generate",
+    "import_study",
     "latency",
     "lint",
     "lint_run",
