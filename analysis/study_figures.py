@@ -38,6 +38,7 @@ _MARKS = "osD^vP"
 _FAMILIES = {"vgg": "VGG", "resnet": "ResNet", "densenet": "DenseNet"}
 _FEWEST_IN_BIN = 8
 _MOST_BINS = 8
+_FEW_POINTS = 40
 _MOST_SHAPES = 400
 """Of more points the SVG has an image of them: it would be megabytes long."""
 
@@ -166,7 +167,7 @@ def accuracy_against_depth(study: Study, value: str = "clean") -> Plot:
                     continue
                 depth, amount = np.array(points[family, images]).T
                 axes.scatter(
-                    depth, 100 * amount, s=9, color=color, alpha=0.28, linewidths=0, marker=mark, zorder=2,
+                    depth, 100 * amount, color=color, marker=mark, zorder=2, **_points(points, 0.28),
                     rasterized=len(rows) > _MOST_SHAPES,
                 )  # fmt: skip
                 if bins[family, images]:
@@ -183,7 +184,7 @@ def accuracy_against_depth(study: Study, value: str = "clean") -> Plot:
             images: " (on training images)" if any(size == images for _, size in trained_on) else ""
             for images in study.sizes
         }
-        _size_legend(figure, study, {images for _, images in points}, words, line=True)
+        _size_legend(figure, study, {images for _, images in points}, words, line=any(bins.values()))
         return figure
 
     what = {"clean": "Clean accuracy", "robust": "Mean accuracy under corruption"}.get(value, MEASURE_WORDS[value])
@@ -316,7 +317,7 @@ def robust_against_clean(study: Study) -> Plot:
                 if (family, images) in points:
                     clean, robust = 100 * np.array(points[family, images]).T
                     axes.scatter(
-                        clean, robust, s=9, color=color, alpha=0.4, linewidths=0, marker=mark, zorder=3,
+                        clean, robust, color=color, marker=mark, zorder=3, **_points(points, 0.4),
                         rasterized=len(rows) > _MOST_SHAPES,
                     )  # fmt: skip
             axes.set(xlim=(low - 1, high + 1), ylim=(low - 1, high + 1))
@@ -457,6 +458,12 @@ def _colors(study: Study) -> dict[int, tuple[str, str]]:
     sizes = study.sizes
     marks = (_MARKS[number % len(_MARKS)] for number in range(len(sizes)))
     return dict(zip(sizes, zip(_spaced(len(sizes)), marks, strict=True), strict=True))
+
+
+def _points(groups: Mapping[Any, Sequence[Any]], alpha: float) -> dict[str, Any]:
+    """Size and strength of points: pale and small where they are many."""
+    few = max(map(len, groups.values()), default=0) <= _FEW_POINTS
+    return {"s": 22 if few else 9, "alpha": 0.85 if few else alpha, "linewidths": 0}
 
 
 def _trained_on(study: Study) -> set[tuple[str, int]]:

@@ -113,7 +113,7 @@ TORCH_FREE = [
     "supernet, supernet.spaces", "evolution", "training, training.data, training.recipe", "data_gen",
     "predictor.settings",
     "genas.config, genas.yaml_reader", "genas.generating", "genas.standing", "genas.pipeline",
-    "genas.examining, genas.words", "analysis.report",
+    "genas.examining, genas.words", "analysis.report", "analysis.study, analysis.published",
 ]  # fmt: skip
 
 

@@ -106,13 +106,29 @@ def motion_blur(pictures: Tensor, constants: Constants, draws: Draws) -> Tensor:
     return along_a_line(pictures, degrees, int(constants[0]), constants[1]).to(torch.uint8)
 
 
+_MATRIX_PIXELS = 96 * 96
+"""Up to so many, the zooms of a picture are one sparse matrix; of larger pictures it would take too much memory."""
+
+
 def zoom_blur(pictures: Tensor, constants: Constants, draws: Draws) -> Tensor:
     """Mean of the picture and its zooms from 1 (end of the zooms, step between them)."""
     images, height, width, channels = pictures.shape
-    matrix = _zooms(height, width, *constants).to(pictures.device)
-    columns = pictures.permute(1, 2, 0, 3).reshape(height * width, images * channels).float()
-    blurred = cut(torch.sparse.mm(matrix, columns))
-    return blurred.view(height, width, images, channels).permute(2, 0, 1, 3)
+    if height * width <= _MATRIX_PIXELS:
+        matrix = _zooms(height, width, *constants).to(pictures.device)
+        columns = pictures.permute(1, 2, 0, 3).reshape(height * width, images * channels).float()
+        blurred = cut(torch.sparse.mm(matrix, columns))
+        return blurred.view(height, width, images, channels).permute(2, 0, 1, 3)
+    levels = pictures.float()
+    total = levels.clone()
+    zooms = np.arange(1, *constants).tolist()
+    for zoom in zooms:
+        zoomed = levels
+        for dimension, side in ((1, height), (2, width)):
+            first, second, share = (each.to(pictures.device) for each in zoom_steps(side, zoom))
+            share = share.float().view(-1, *(1,) * (3 - dimension))
+            zoomed = zoomed.index_select(dimension, first).lerp_(zoomed.index_select(dimension, second), share)
+        total += zoomed
+    return cut(total.div_(len(zooms) + 1))
 
 
 @functools.lru_cache(maxsize=2)

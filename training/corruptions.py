@@ -127,9 +127,9 @@ _BLOCK_PIXELS = 2**18
 def corrupt(images: Tensor, name: str, severity: int, seed: int, textures: Tensor | None = None) -> Tensor:
     """Damaged copies of pictures.
 
-    A function of pictures, name, severity and seed alone: the same on every device, whatever was drawn before. All
-    severities of a corruption meet the same draws, so that they differ by strength; and each picture meets the same
-    ones however many follow it.
+    A function of pictures, name, severity and seed alone, whatever was drawn before. All severities of a corruption
+    meet the same draws, so that they differ by strength; each picture meets the same ones however many follow it, and
+    on every device, where a sum may be rounded to the next level.
 
     Args:
         images: uint8 (images, height, width, channels), with any number of channels; three are red, green and blue.
