@@ -230,6 +230,8 @@ class Role(Costed):
     test_accuracies: tuple[float, ...]
     mean: float | None
     standard_deviation: float | None
+    robust_accuracy: tuple[float, ...] = ()
+    relative_robustness: tuple[float, ...] = ()
 
 
 class Gain(_Content):
@@ -255,6 +257,7 @@ class Retrain(_Content):
     predicted: float
     roles: dict[str, Role]
     gains: dict[str, Gain]
+    robust_gains: dict[str, Gain] = {}
     model: Model | None = None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from analysis import figures, words
 from analysis.drawing import draw_graph
 from analysis.parts import Section, Table, csv_details
-from analysis.record import Candidate, Costed, Evaluation, Fidelity, Record, Trainings, is_fraction
+from analysis.record import Candidate, Costed, Evaluation, Fidelity, Record, Role, Trainings, is_fraction
 from analysis.robust_sections import robust_sections
 from data_gen.store import Failure
 from supernet.graph import graph_from_json
@@ -372,7 +372,7 @@ def _search(record: Record) -> Section:
     scale = 100 if fraction else 1
     histories = [("evolution", search.evolution), ("random", search.random)]
     curves = [[(float(queries), scale * best) for queries, best in found.history] for _, found in histories]
-    unit = "accuracy (%)" if fraction else search.metric
+    unit = f"{search.metric.replace('_', ' ')} (%)" if fraction else search.metric
     figure = figures.search_curve(curves[0], curves[1], unit) if all(curves) else ""
     difference = search.evolution.best[0].predicted - search.random.best[0].predicted
     size = f"{words.points(abs(difference), sign=False)} percentage points" if fraction else f"{abs(difference):.3g}"
@@ -431,7 +431,7 @@ def _sweep(record: Record) -> Section:
     sweep = record.sweep
     assert sweep is not None
     fraction = is_fraction(sweep.metric, [candidate.predicted for candidate in sweep.front])
-    scale, unit = (100, "accuracy (%)") if fraction else (1, sweep.metric)
+    scale, unit = (100, f"{sweep.metric.replace('_', ' ')} (%)") if fraction else (1, sweep.metric)
     million = 1e6 if sweep.cost.endswith("macs") else 1
     name = words.COSTS.get(sweep.cost, sweep.cost)
     axis = f"{name} per image (million)" if million > 1 else name
@@ -502,6 +502,7 @@ def _retrain(record: Record) -> Section:
         )  # fmt: skip
         return Section(key, title, missing)
     rows, data = [], []
+    corrupted = all(role.robust_accuracy for role in retrain.roles.values() if role.test_accuracies)
     for name, role in retrain.roles.items():
         spread = "" if role.standard_deviation is None else f" ± {words.points(role.standard_deviation, sign=False)}"
         rows.append(
@@ -512,31 +513,39 @@ def _retrain(record: Record) -> Section:
                 f"{role.params:,}",
                 ", ".join(f"{100 * value:.1f}" for value in role.test_accuracies) or "none",
                 "" if role.mean is None else f"{100 * role.mean:.1f}{spread}",
+                *([_mean_of(role.robust_accuracy, 100, 1), _mean_of(role.relative_robustness, 1, 3)] * corrupted),
             )
         )
+        robust = (role.robust_accuracy, role.relative_robustness) if corrupted else ()
         data += [
-            (name, role.key, role.macs, role.conv_macs, role.params, number, value)
-            for number, value in enumerate(role.test_accuracies)
+            (name, role.key, role.macs, role.conv_macs, role.params, number, *values)
+            for number, values in enumerate(zip(role.test_accuracies, *robust, strict=True))
         ]
-    accuracies = Table(
-        ("role", "architecture", "MACs (million)", "parameters", "test accuracy of each seed (%)", "mean ± sd (%)"),
-        rows, left=2,
-    )  # fmt: skip
+    head = ("role", "architecture", "MACs (million)", "parameters", "test accuracy of each seed (%)", "mean ± sd (%)")
+    more = ("corrupted (%)", "relative robustness") if corrupted else ()
+    accuracies = Table((*head, *more), rows, left=2)
+    metric = "accuracy" if record.search is None else record.search.metric
     text = [f"Winner less {words.role(name)}: {words.gain(gain)}." for name, gain in retrain.gains.items()]
-    if "winner" in retrain.roles and retrain.roles["winner"].mean is not None and _is_fraction(record):
+    text += [
+        f"Winner less {words.role(name)}, on corrupted test images: {words.gain(gain)}."
+        for name, gain in retrain.robust_gains.items()
+    ]
+    winner = retrain.roles.get("winner")
+    found = None if winner is None else _measured(winner, metric)
+    if found is not None and _is_fraction(record):
         text.append(
-            f"Predicted for the winner: {words.percent(retrain.predicted)} on validation images, trained as the "
-            f"labelled ones were; measured here on other images after training on more: "
-            f"{words.percent(retrain.roles['winner'].mean)}."
+            f"Predicted for the winner: {metric.replace('_', ' ')} {words.percent(retrain.predicted)} on validation "
+            f"images, trained as the labelled ones were; measured here on other images after training on more: "
+            f"{words.percent(found)}."
         )
     if "best_generated" in retrain.roles:
         text.append(
-            f"The best generated architecture is the best by validation accuracy of {len(record.generated):,} that "
-            f"were trained: of a random sample, what as many trainings find without a search."
+            f"The best generated architecture is the best by validation {metric.replace('_', ' ')} of "
+            f"{len(record.generated):,} that were trained: of a random sample, what as many trainings find without a "
+            f"search."
         )
     if record.generated and "best_generated" not in retrain.roles:
         text.append("The best generated architecture is the winner itself, so it is no control.")
-    winner = retrain.roles.get("winner")
     if winner is not None and winner.mean is not None:
         text.append(
             f"Intervals cover the seeds alone (Welch's t). The test split has {retrain.test_images:,} images, which "
@@ -557,8 +566,21 @@ def _retrain(record: Record) -> Section:
         f"All trained with one recipe on {retrain.training_images:,} images (training and validation split), measured "
         f"on the {retrain.test_images:,} of the test split. Higher is better. Source: winner/retrain.json."
     )
-    columns = ("role", "architecture", "macs", "conv_macs", "params", "training", "test_accuracy")
+    measured = ("test_accuracy", *(("robust_accuracy", "relative_robustness") if corrupted else ()))
+    columns = ("role", "architecture", "macs", "conv_macs", "params", "training", *measured)
     return Section(key, title, text=text, caption=caption, tables=[accuracies], details=[csv_details(columns, data)])
+
+
+def _measured(role: Role, metric: str) -> float | None:
+    """What a metric that was searched for came to on test images, where it was measured."""
+    if metric == "accuracy":
+        return role.mean
+    values = role.robust_accuracy if metric == "robust_accuracy" else ()
+    return sum(values) / len(values) if values else None
+
+
+def _mean_of(values: Sequence[float], scale: float, digits: int) -> str:
+    return f"{scale * sum(values) / len(values):.{digits}f}" if values else ""
 
 
 def _curves(record: Record) -> Section:
@@ -714,4 +736,4 @@ def _is_fraction(record: Record) -> bool:
 def _unit(evaluation: Evaluation) -> str:
     if evaluation.metric == "accuracy" and evaluation.is_fraction:
         return "validation accuracy (%)"
-    return f"{evaluation.metric} (%)" if evaluation.is_fraction else evaluation.metric
+    return f"{evaluation.metric.replace('_', ' ')} (%)" if evaluation.is_fraction else evaluation.metric

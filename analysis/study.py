@@ -365,6 +365,21 @@ def mean_corruption_error(
     return math.fsum(errors.values()) / len(errors)
 
 
+def corruption_error(study: Study, baseline: str) -> Value:
+    """mCE of a run against the networks of a family on the most training images, as a measure; lower is better.
+
+    Raises InputError for a family that the study does not have.
+    """
+    if baseline not in study.families:
+        raise InputError(
+            f"study.baseline: {baseline!r:.60} is no family of the study; {nearest(baseline, study.families)}"
+        )
+    group = [run for run in study.runs if (run.family, run.train_images) == (baseline, study.sizes[-1])]
+    if not group:
+        raise InputError(f"study.baseline: family {baseline!r} has no network on {study.sizes[-1]:,} images")
+    return lambda run: mean_corruption_error(run, group, corruptions=study.corruptions)
+
+
 # Groups, trends, differences
 
 

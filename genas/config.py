@@ -118,9 +118,12 @@ class StudySettings(Settings):
 
     Attributes:
         sizes: smaller sets of images, each within the next larger; a number alone is ``train_images``.
+        baseline: family whose mean error on all images every network is divided by, which gives the mean corruption
+            error (mCE; Hendrycks and Dietterich 2019); None: it is not told.
     """
 
     sizes: Annotated[tuple[StudySize, ...], Field(min_length=1, max_length=20)]
+    baseline: str | None = None
 
     @field_validator("sizes", mode="before")
     @classmethod

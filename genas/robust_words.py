@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_HEADS = {"clean": "accuracy", "robust": "robust accuracy", "relative": "relative robustness"}
+_HEADS = {
+    "clean": "accuracy",
+    "robust": "robust accuracy",
+    "relative": "relative robustness",
+    "mce": "mCE (lower is better)",
+}
 
 
 def studied(result: dict[str, Any]) -> str:
@@ -18,7 +23,7 @@ def studied(result: dict[str, Any]) -> str:
     ]
     lines += [
         f"  {entry['train_images']:8,}  {entry['family']:12} {entry['networks']:8}  "
-        + "  ".join(_interval(entry[value], value != "relative") for value in values)
+        + "  ".join(_interval(entry[value], value in ("clean", "robust")) for value in values)
         for entry in sorted(result["groups"], key=lambda entry: (entry["train_images"], entry["family"]))
     ]
     failed = result.get("failed", 0)

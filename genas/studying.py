@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from analysis.study import Study, grouped, write_rows
+from analysis.study import Study, Value, corruption_error, grouped, write_rows
 from analysis.study_store import study_of_store
 from data_gen import open_store, plan, read_store, refuse_if_driven, run_lock
 from data_gen.store import STUDY_STAGE
@@ -28,8 +28,8 @@ def study(run: Run, progress: Callable[[str], ShowProgress | None] = lambda stag
 
     Returns:
         ``sizes`` (counts of each set, as :func:`genas.generate` gives them, with ``train_images``), ``groups`` (mean
-        accuracy, robust accuracy and relative robustness by family and set, with 95 % intervals over networks), and
-        the ``folder`` with ``study.csv`` and figures.
+        accuracy, robust accuracy, relative robustness and, with ``study.baseline``, mean corruption error by family
+        and set, with 95 % intervals over networks), and the ``folder`` with ``study.csv`` and figures.
 
     Raises:
         InputError: no ``study`` in the recipe, a set that is not smaller than the run's, or has fewer images than
@@ -93,9 +93,13 @@ def write_study(run: Run, found: Study) -> dict[str, Any]:
     write_rows(found, folder / "study.csv")
     figures = write_figures(found, folder) if found.corruptions else []
     values = ("clean", "robust", "relative") if found.corruptions else ("clean",)
+    measures: dict[str, str | Value] = {value: value for value in values}
+    baseline = run.settings.study.baseline if run.settings.study is not None else None
+    if baseline is not None and found.corruptions:
+        measures["mce"] = corruption_error(found, baseline)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for value in values:
-        for group in grouped(found, value=value):
+    for value, measure in measures.items():
+        for group in grouped(found, value=measure):
             family, images = group.group
             entry = groups.setdefault(group.group, {"family": family, "train_images": images, "networks": group.count})
             ends = None if group.low is None else [group.low, group.high]

@@ -306,7 +306,7 @@ def found_front(result: dict[str, Any]) -> str:
 
 
 def _objective(name: str, value: float) -> str:
-    if name == "accuracy":
+    if name.endswith("accuracy"):
         return f"{value:.2%}"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.5g}"
 
@@ -363,7 +363,11 @@ def _amount(name: str, value: float) -> str:
 
 
 def _score(result: dict[str, Any], value: float) -> str:
-    return f"{value:.2%}" if result["metric"] == "accuracy" else f"{result['metric']} {value:.6g}"
+    metric = result["metric"]
+    if metric == "accuracy":
+        return f"{value:.2%}"
+    told = f"{value:.2%}" if metric == "robust_accuracy" else f"{value:.6g}"
+    return f"{metric.replace('_', ' ')} {told}"
 
 
 def retrained(result: dict[str, Any]) -> str:
