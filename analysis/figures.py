@@ -162,6 +162,31 @@ def front_curve(front: Points, winners: Points, cost: str, unit: str) -> str:
         return svg_text(figure, "limits", f"Predicted {unit} against {cost}, and the winner of each limit")
 
 
+def front_points(columns: Sequence[Sequence[float]], units: Sequence[str], marked: int | None) -> str:
+    """The first objective of a front's points against the second and, where there is one, the third.
+
+    Args:
+        columns: the values of two or three objectives, one for each point.
+        marked: the point that is the winner.
+    """
+    with mpl.rc_context(STYLE):
+        others = range(1, len(columns))
+        figure = Figure(figsize=(4.2 * len(others), 3.3), layout="constrained")
+        for number in others:
+            axes = figure.add_subplot(1, len(others), number)
+            axes.scatter(columns[number], columns[0], s=22, color=FIRST, alpha=0.65, linewidths=0, label="a network")
+            if marked is not None:
+                at = columns[number][marked], columns[0][marked]
+                axes.scatter(*at, s=150, marker="*", color=SECOND, label="winner", zorder=4)
+            axes.set_xlabel(plain_label(units[number]), parse_math=False)
+            if number == 1:
+                axes.set_ylabel(plain_label(units[0]), parse_math=False)
+                handles, labels = axes.get_legend_handles_labels()
+            axes.margins(0.06)
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+        return svg_text(figure, "front", f"{units[0]} against {', '.join(units[1:])} of {len(columns[0])} networks")
+
+
 def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, float, float, float]]]]) -> str:
     """Median and quartiles of accuracy by epoch.
 

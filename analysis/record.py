@@ -224,6 +224,23 @@ class Sweep(_Content):
     seconds: float
 
 
+class Objective(_Content):
+    """What a front trades: its name, and whether more of it is better."""
+
+    name: str
+    maximised: bool
+
+
+class Front(_Content):
+    """``winner/front.json``: what nothing dominates of all that was scored; each has a value of every objective."""
+
+    objectives: tuple[Objective, ...] = Field(min_length=2)
+    limits: dict[str, Any]
+    front: tuple[dict[str, Any], ...] = Field(min_length=1)
+    queries: int
+    seconds: float
+
+
 class Role(Costed):
     """One architecture that was trained from scratch; accuracies are fractions."""
 
@@ -337,6 +354,7 @@ class Record:
     winner: Winner | None
     retrain: Retrain | None
     sweep: Sweep | None
+    front: Front | None
     study: Study | None
     spectra: Mapping[str, str]
     meta: Meta | None
@@ -426,6 +444,7 @@ def read_record(folder: Path) -> Record:
         _read(folder / "winner" / "architecture.json", Winner),
         _read(folder / "winner" / "retrain.json", Retrain),
         _read(folder / "winner" / "limits.json", Sweep),
+        _read(folder / "winner" / "front.json", Front),
         study,
         {
             path.stem.removeprefix(_SPECTRA): path.read_text(encoding="utf-8", errors="replace")

@@ -12,7 +12,18 @@ import numpy as np
 from analysis import figures, words
 from analysis.drawing import draw_graph
 from analysis.parts import Section, Table, csv_details
-from analysis.record import Candidate, Costed, Evaluation, Fidelity, Record, Role, Trainings, is_fraction
+from analysis.record import (
+    Candidate,
+    Costed,
+    Evaluation,
+    Fidelity,
+    Front,
+    Record,
+    Role,
+    Trainings,
+    Winner,
+    is_fraction,
+)
 from analysis.robust_sections import robust_sections
 from data_gen.store import Failure
 from supernet.graph import graph_from_json
@@ -32,6 +43,7 @@ CONVENTION = (
     "convolutions and linear weights, “convolution MACs” convolutions alone."
 )
 
+_MOST_POINTS = 15  # of a front in its table
 _MESSAGE = 300  # characters of a failure's message in the table
 
 
@@ -118,6 +130,7 @@ def sections(record: Record) -> list[Section]:
         *([_fidelity(record.fidelity)] if record.fidelity is not None else []),
         _search(record),
         *([_sweep(record)] if record.sweep is not None else []),
+        *([_front(record.front, record.winner)] if record.front is not None else []),
         *robust_sections(record),
         _drawing(record),
         _retrain(record),
@@ -458,6 +471,43 @@ def _sweep(record: Record) -> Section:
         key, title, figure=figure, caption=caption,
         tables=[Table((f"limit on {axis}", "winner", f"predicted {unit}", axis), rows)],
         details=[csv_details(("architecture", sweep.cost, f"predicted_{sweep.metric}"), data)],
+    )  # fmt: skip
+
+
+def _front(front: Front, winner: Winner | None) -> Section:
+    """Two panels where there is a third objective: the first against each of the next two."""
+    names = [one.name for one in front.objectives]
+    units, columns = [], []
+    for name in names:
+        values = [float(row[name]) for row in front.front]
+        scale, unit = 1.0, f"predicted {name.replace('_', ' ')}"
+        if is_fraction(name, values):
+            scale, unit = 100.0, f"{unit} (%)"
+        elif name in words.COSTS:
+            million = name.endswith("macs") or name == "params"
+            scale, unit = (1e-6, f"{words.COSTS[name]} (million)") if million else (1.0, words.COSTS[name])
+        units.append(unit)
+        columns.append([scale * value for value in values])
+    taken = [number for number, row in enumerate(front.front) if winner is not None and row["key"] == winner.key]
+    figure = figures.front_points(columns[:3], units[:3], taken[0] if taken else None)
+    step = -(-len(front.front) // _MOST_POINTS)
+    shown = [number for number in range(len(front.front)) if number % step == 0 or number in taken]
+    rows = [
+        (front.front[number]["architecture"] + (" (winner)" if number in taken else ""),
+         *(f"{column[number]:.4g}" for column in columns))
+        for number in shown
+    ]  # fmt: skip
+    wanted = ", ".join(f"{'most' if one.maximised else 'least'} {one.name.replace('_', ' ')}"
+                       for one in front.objectives)  # fmt: skip
+    caption = (
+        f"{len(front.front):,} architectures that nothing dominates ({wanted}), of {front.queries:,} scored in "
+        f"{words.duration(front.seconds)}; limits: {words.limits(front.limits)}. Predictions, not measurements. "
+        f"{'' if step == 1 else f'The table has one in {step}. '}Source: winner/front.json."
+    )
+    data = [(row["key"], *(row[name] for name in names)) for row in front.front]
+    return Section(
+        "front", "What is traded for what", figure=figure, caption=caption,
+        tables=[Table(("architecture", *units), rows)], details=[csv_details(("architecture", *names), data)],
     )  # fmt: skip
 
 
