@@ -5,11 +5,11 @@
 FOLDER holds random_families_cifar10c.csv and has the default of benchmarks/tables.py. For 1,000, 5,000, 10,000 and
 25,000 training images, and for DenseNets, ResNets and both together, models learn from 200 random networks and rank at
 most 300 others by clean accuracy, accuracy under 15 corruptions, and relative robustness; the same predictors are asked
-about the other numbers, and those of 1,000 images about networks of 25,000. Two baselines: MACs, and the number of
-convolution layers, both up or down as the 200 say. The hybrid costs minutes a fit and has splits of its own count, on
-fewer tables. Each network was trained once, so the noise of a label is not known but for some DenseNets that were drawn
-twice; random splits share networks, and their intervals tell of the split alone. Trends and differences between the
-families follow.
+about the other numbers, and those of 1,000 images about networks of 25,000. Two baselines: MACs, more being better, and
+the number of convolution layers, up or down as the 200 say. The hybrid costs minutes a fit and has a number of splits
+of its own, on fewer tables. Each network was trained once, so the noise of a label is not known but for some DenseNets
+that were drawn twice; random splits share networks, and their intervals tell of the split alone. Trends and differences
+between the families follow.
 
 FILE is written after each fit, and what it has is not measured again. The last line is one JSON object. Hardware: any
 CPU, one thread.
@@ -215,7 +215,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     content: dict[str, Any] = {
-        "command": "OMP_NUM_THREADS=1 python benchmarks/families.py --out FILE",
+        "command": f"OMP_NUM_THREADS=1 python benchmarks/families.py --trials {trials} --hybrid {hybrid} --out FILE",
         "asked": asked,
         "noise_ceiling": "not known: one training a network, see repeats for the few DenseNets drawn twice",
         "findings": findings(study, 200 if given.quick else 1000),

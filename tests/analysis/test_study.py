@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -163,6 +163,7 @@ def test_a_clean_accuracy_on_training_images_is_in_no_measure():
     assert [group.count for group in grouped(study, value="robust")] == [2]
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.1, 0.2, 0.3, 0.4])), min_size=5, max_size=20),
 )
