@@ -17,7 +17,7 @@ from scipy import stats
 
 from data_gen import Job, Result, Store, Task, measured, open_store, run_lock
 from evolution import closest_in_macs
-from genas.config import Run
+from genas.config import Run, differences
 from genas.stages import (
     ShowProgress,
     add_jobs,
@@ -62,7 +62,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         run, info = resolve(run, ("train", "validation", "test"))
         settings, space = run.settings, run.settings.space
         recipe = settings.retrain.recipe or settings.generate.recipe
-        if winner_file["space"] != space.model_dump(mode="json"):
+        if differences(winner_file["space"], space.model_dump(mode="json")):
             raise InputError(f"retrain: the winner of run {run.name!r} is of another space; run search again")
         winner = Architecture(space.name, tuple(winner_file["choices"]))
         store = open_store(run.store)

@@ -33,7 +33,7 @@ from genas.limits import limits_json, sweep
 from genas.stages import digest, resolve_space, single_thread
 from predictor import Predictor
 from predictor.acquisition import acquire, thompson
-from supernet import ArchGraph, Architecture, Bound, Choices, InputError, architectures
+from supernet import ArchGraph, Architecture, Bound, Choices, InputError, UnionSpace, architectures
 from supernet.additive import additive_ridge
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
@@ -99,6 +99,7 @@ def open_search(run: Run) -> Searcher:
         latency_digest(settings.latency),
         settings.seed,
         space.model_dump(mode="json"),
+        *([list(space.members)] if isinstance(space, UnionSpace) else []),  # whose order a digest does not see
     )
     made_from = digest(_FORMAT, evaluation["made_from"], *described)
     predictor = Predictor.load(run.folder / "predictor")
