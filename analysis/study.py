@@ -659,7 +659,7 @@ def _value(study: Study, value: str | Value) -> Value:
     if not isinstance(value, str):
         return value
     if value == "clean":
-        return lambda run: run.clean if has_clean(run) else None
+        return lambda run: None if TRAINING_FLAW in run.flaws else run.clean  # 0 is an accuracy too
     known = measures(study)
     if value not in known:
         raise InputError(f"measure {value!r:.60} does not exist; {nearest(value, known)}")

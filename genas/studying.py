@@ -90,8 +90,9 @@ def write_study(run: Run, found: Study) -> dict[str, Any]:
 
     folder = run.folder / "study"
     write_rows(found, folder / "study.csv")
-    figures = write_figures(found, folder) if found.corruptions else []
-    values = ("clean", "robust", "relative") if found.corruptions else ("clean",)
+    corrupted = bool(found.runs and found.corruptions)
+    figures = write_figures(found, folder) if corrupted else []
+    values = ("clean", "robust", "relative") if corrupted else ("clean",)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for value in values:
         for group in grouped(found, value=value):

@@ -100,7 +100,9 @@ class TestIdentity:
     @pytest.mark.parametrize("exclude_unset", [False, True])
     def test_settings_come_back(self, mode, exclude_unset):
         saved = UNION.model_dump(mode=mode, exclude_unset=exclude_unset)
-        assert all(not {"input_size", "input_channels", "classes"} & member.keys() for member in saved["members"].values())
+        assert all(
+            not {"input_size", "input_channels", "classes"} & member.keys() for member in saved["members"].values()
+        )
         again = make_space({"kind": "union", **saved})
         assert again == UNION
         assert hash(again) == hash(UNION)
@@ -329,6 +331,7 @@ BIG = UnionSpace(
 class TestSearch:
     def test_evolution_under_limits_finds_the_member_that_is_worth_most(self):
         """The score favours DenseNets, whose cheapest is far from where most of the population starts."""
+
         def score(rows):
             return np.log(BIG.costs(rows)["params"]) + 3.0 * (rows[:, 0] == 1)
 
