@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -126,10 +127,10 @@ class TestIdentity:
         assert other.model_copy(update={"classes": space.classes, "input_size": space.input_size}) == space
 
     def test_others_differ(self):
-        assert UNION != UNION.model_copy(update={"classes": 11})
-        assert UNION != DavidNet(input_size=8)
+        assert UNION.model_copy(update={"classes": 11}) != UNION
+        assert DavidNet(input_size=8) != UNION
         renamed = {"v": MEMBERS["vgg"], **{name: one for name, one in MEMBERS.items() if name != "vgg"}}
-        assert UNION != UNION.model_copy(update={"members": renamed})
+        assert UNION.model_copy(update={"members": renamed}) != UNION
 
     def test_the_order_of_members_is_part_of_it(self):
         """The first choice counts them: a row means another network in another order."""
@@ -233,7 +234,7 @@ class TestMembers:
         assert (narrow.input_size, narrow.classes) == (8, 10)
         rows = rows_of(UNION, 20)
         assert (narrow.costs(rows)["macs"] < UNION.costs(rows)["macs"]).all()
-        with pytest.raises(InputError, match="member 'dense': families: at 0.1 of its width"):
+        with pytest.raises(InputError, match=r"member 'dense': families: at 0\.1 of its width"):
             UnionSpace(input_size=8, members={"dense": UNION.members["dense"].model_copy(update={
                 "input_channels": 3, "classes": 100})}).narrower(0.1)  # fmt: skip
 
@@ -272,7 +273,7 @@ class TestSampling:
         rows = sample_distinct(TINY, len(np.unique(TINY.canonical(every_row(TINY)), axis=0)), np.random.default_rng(0))
         assert len(np.unique(rows, axis=0)) == len(rows)
         assert set(rows[:, 0].tolist()) == {0, 1, 2}
-        with pytest.raises(InputError, match="found .* distinct architectures"):
+        with pytest.raises(InputError, match=r"found .* distinct architectures"):
             sample_distinct(TINY, len(rows) + 1, np.random.default_rng(0))
 
     def test_tight_limits_keep_to_the_members_that_have_some(self):
@@ -293,7 +294,7 @@ class TestEvenly:
     def test_more_only_adds(self):
         """Whatever the count, also one that is no multiple of the members."""
         rows = [BIG.evenly(count, np.random.default_rng(5), {"macs": 400_000}) for count in (4, 9, 31)]
-        for few, many in zip(rows, rows[1:], strict=False):
+        for few, many in pairwise(rows):
             assert (many[: len(few)] == few).all()
         assert within(BIG, rows[-1], {"macs": 400_000}).all()
         assert np.bincount(rows[-1][:, 0]).tolist() == [16, 15]

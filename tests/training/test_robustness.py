@@ -137,7 +137,7 @@ class TestMeasuring:
         assert found == expected
 
     def test_a_stop_ends_it(self, network):
-        class Stop(Exception):
+        class Stop(BaseException):
             pass
 
         calls = []
