@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.study import (
-    CORRUPTIONS,
-    EXTRA_CORRUPTIONS,
     TRAINING_FLAW,
     Study,
     StudyRun,
@@ -33,12 +31,13 @@ from supernet.families import Families, used_nodes
 from supernet.graph import ArchGraph
 from supernet.settings import InputError, nearest
 from supernet.table import LabelRow, LabelTable, write_table
+from training.corruption_names import CORRUPTIONS, EXTRA
 
 HALF_FLAW = "every second listed node was computed for nothing; the network here is what was computed"
 """Of the ResNets, see :func:`supernet.families.used_nodes`."""
 
 _STEMS = {"densenet": "large", "resnet": "none", "vgg": "none"}
-_ALL = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
+_ALL = (*CORRUPTIONS, *EXTRA)
 _COLUMNS = ("family", "run", "num_train", "num_depth", "num_conv_layers", "normal", *_ALL, "arch")
 _ALL_IMAGES = 50_000
 """Training pictures that there are: a network that learned from all was tested on them."""
@@ -380,9 +379,11 @@ def import_study(source: Path, folder: Path) -> dict[str, Any]:
         ``flaws`` (networks by flaw), and ``files`` (paths relative to the folder).
 
     Raises:
-        InputError: as :func:`read_published`.
+        InputError: as :func:`read_published`, or a folder that holds a run.
         UnavailableError: the folder cannot be written.
     """
+    if (folder / "store.db").exists():
+        raise InputError(f"{folder}: a run is there, whose report would be lost; name another folder")
     study = read_published(source)
     groups: dict[str, int] = {}
     flaws: dict[str, int] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.study import Study
 from analysis.study_store import study_of_store
@@ -203,6 +203,7 @@ class Search(_Content):
     evolution_seconds: float
     seconds: float
     trust: WinnerTrust | None = None
+    taken: str | None = None
 
 
 class LimitWinner(_Content):
@@ -231,14 +232,35 @@ class Objective(_Content):
     maximised: bool
 
 
+class FrontPoint(_Content):
+    """One architecture of a front; its objectives stand beside these."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="allow")
+
+    key: str
+    architecture: str
+
+    def value(self, name: str) -> float:
+        """Of one objective."""
+        return float(getattr(self, name))
+
+
 class Front(_Content):
     """``winner/front.json``: what nothing dominates of all that was scored; each has a value of every objective."""
 
     objectives: tuple[Objective, ...] = Field(min_length=2)
     limits: dict[str, Any]
-    front: tuple[dict[str, Any], ...] = Field(min_length=1)
+    front: tuple[FrontPoint, ...] = Field(min_length=1)
     queries: int
     seconds: float
+
+    @model_validator(mode="after")
+    def _has_values(self) -> Front:
+        for point in self.front:
+            for objective in self.objectives:
+                if type(getattr(point, objective.name, None)) not in (int, float):
+                    raise ValueError(f"architecture {point.key:.60} has no {objective.name}")
+        return self
 
 
 class Role(Costed):

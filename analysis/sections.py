@@ -6,6 +6,7 @@ import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -98,11 +99,13 @@ def summary(record: Record) -> list[tuple[str, str]]:
         )  # fmt: skip
         if search.trust is not None:
             low, high = (words.metric(value, fraction) for value in search.trust.interval)
+            how = "was taken by hand" if search.taken else "was chosen for its prediction, and is likelier below"
+            far = ", so little is known of it" if search.trust.far else ""
             lines.append(
                 ("Winner's prediction", f"an architecture like the labelled ones would lie between {low} and {high} "
-                 f"({words.percent(search.trust.level, 0)} interval); the winner was chosen for its prediction, and is "
-                 f"likelier below. It is {search.trust.distance:.1f} times as far from the nearest labelled one as "
-                 f"those are from each other{', so little is known of it' if search.trust.far else ''}.")
+                 f"({words.percent(search.trust.level, 0)} interval); the winner {how}. It is "
+                 f"{search.trust.distance:.1f} times as far from the nearest labelled one as those are from each "
+                 f"other{far}.")
             )  # fmt: skip
     if evaluation is not None:
         lines.append(("Predictor", f"{words.trust(evaluation)}."))
@@ -479,7 +482,7 @@ def _front(front: Front, winner: Winner | None) -> Section:
     names = [one.name for one in front.objectives]
     units, columns = [], []
     for name in names:
-        values = [float(row[name]) for row in front.front]
+        values = [row.value(name) for row in front.front]
         scale, unit = 1.0, f"predicted {name.replace('_', ' ')}"
         if is_fraction(name, values):
             scale, unit = 100.0, f"{unit} (%)"
@@ -488,12 +491,12 @@ def _front(front: Front, winner: Winner | None) -> Section:
             scale, unit = (1e-6, f"{words.COSTS[name]} (million)") if million else (1.0, words.COSTS[name])
         units.append(unit)
         columns.append([scale * value for value in values])
-    taken = [number for number, row in enumerate(front.front) if winner is not None and row["key"] == winner.key]
+    taken = [number for number, row in enumerate(front.front) if winner is not None and row.key == winner.key]
     figure = figures.front_points(columns[:3], units[:3], taken[0] if taken else None)
     step = -(-len(front.front) // _MOST_POINTS)
     shown = [number for number in range(len(front.front)) if number % step == 0 or number in taken]
     rows = [
-        (front.front[number]["architecture"] + (" (winner)" if number in taken else ""),
+        (front.front[number].architecture + (" (winner)" if number in taken else ""),
          *(f"{column[number]:.4g}" for column in columns))
         for number in shown
     ]  # fmt: skip
@@ -504,7 +507,7 @@ def _front(front: Front, winner: Winner | None) -> Section:
         f"{words.duration(front.seconds)}; limits: {words.limits(front.limits)}. Predictions, not measurements. "
         f"{'' if step == 1 else f'The table has one in {step}. '}Source: winner/front.json."
     )
-    data = [(row["key"], *(row[name] for name in names)) for row in front.front]
+    data = [(row.key, *(row.value(name) for name in names)) for row in front.front]
     return Section(
         "front", "What is traded for what", figure=figure, caption=caption,
         tables=[Table(("architecture", *units), rows)], details=[csv_details(("architecture", *names), data)],
@@ -566,10 +569,10 @@ def _retrain(record: Record) -> Section:
                 *([_mean_of(role.robust_accuracy, 100, 1), _mean_of(role.relative_robustness, 1, 3)] * corrupted),
             )
         )
-        robust = (role.robust_accuracy, role.relative_robustness) if corrupted else ()
+        columns_of = [role.test_accuracies, *((role.robust_accuracy, role.relative_robustness) if corrupted else ())]
         data += [
             (name, role.key, role.macs, role.conv_macs, role.params, number, *values)
-            for number, values in enumerate(zip(role.test_accuracies, *robust, strict=True))
+            for number, values in enumerate(zip_longest(*columns_of))
         ]
     head = ("role", "architecture", "MACs (million)", "parameters", "test accuracy of each seed (%)", "mean ± sd (%)")
     more = ("corrupted (%)", "relative robustness") if corrupted else ()

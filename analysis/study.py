@@ -1,7 +1,7 @@
 """A study of robustness: many trained networks under corrupted pictures, and what may be said of them. No torch.
 
 Corruptions and their mean follow Hendrycks and Dietterich 2019: 15 corruptions of 5 severities each; the 4 extra ones
-are kept and shown, and are in no mean.
+are kept, and are in no mean.
 
 Relative robustness, the accuracy under corruption over the clean one, is confounded by the clean accuracy: a network
 that guesses has the accuracy 1 / classes on any picture, loses nothing, and gets 1. So it rises as networks get worse.
@@ -15,7 +15,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -23,31 +23,22 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from supernet.files import write_text
 from supernet.settings import InputError, nearest
+from training.corruption_names import CORRUPTIONS, EXTRA, SEVERITIES
 
 Floats: TypeAlias = NDArray[np.float64]
 
 CORRUPTION_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-        "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-        "weather": ("snow", "frost", "fog", "brightness"),
-        "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    }
+    {"noise": CORRUPTIONS[:3], "blur": CORRUPTIONS[3:7], "weather": CORRUPTIONS[7:11], "digital": CORRUPTIONS[11:]}
 )
-CORRUPTIONS = tuple(name for group in CORRUPTION_GROUPS.values() for name in group)
 """The 15 of every mean, by group."""
-EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""In no mean: they were made to choose methods on."""
-SEVERITIES = (1, 2, 3, 4, 5)
 
 TRAINING_FLAW = "clean accuracy is on training images"
 """The flaw of a run whose clean accuracy compares with nothing: it is in no measure made of the clean accuracy."""
 
-_ALL = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
+_ALL = (*CORRUPTIONS, *EXTRA)
 _FEWEST = 5
 """Of fewer networks no interval is given: resamples of so few are mostly copies."""
 _COLUMNS = ("key", "architecture", "family", "train_images", "seed", "convolutions", "macs", "params", "clean", "flaws")
@@ -144,7 +135,7 @@ class Study:
     @cached_property
     def extra_corruptions(self) -> tuple[str, ...]:
         """Those of the 4 extra ones that every run has."""
-        return tuple(name for name in EXTRA_CORRUPTIONS if all(_severities(run, name) for run in self.runs))
+        return tuple(name for name in EXTRA if all(_severities(run, name) for run in self.runs))
 
     @cached_property
     def severities(self) -> tuple[int, ...]:
@@ -322,6 +313,7 @@ def corruption_errors(
     baseline: StudyRun | Sequence[StudyRun],
     relative: bool = False,
     corruptions: Sequence[str] = CORRUPTIONS,
+    severities: Sequence[int] = SEVERITIES,
 ) -> dict[str, float]:
     """The error of a run over that of a baseline, by corruption (Hendrycks and Dietterich 2019); lower is better.
 
@@ -341,7 +333,8 @@ def corruption_errors(
         raise InputError("corruption error: expected at least one run as baseline, got none")
     result = {}
     for name in corruptions:
-        own, theirs = _error(run, name, relative), sum(_error(one, name, relative) for one in group) / len(group)
+        own = _error(run, name, relative, severities)
+        theirs = sum(_error(one, name, relative, severities) for one in group) / len(group)
         if theirs <= 1e-12:
             why = "loses nothing" if relative else "makes no error"
             raise InputError(f"corruption error: the baseline {why} under {name}, there is nothing to divide by")
@@ -349,9 +342,9 @@ def corruption_errors(
     return result
 
 
-def _error(run: StudyRun, corruption: str, relative: bool) -> float:
+def _error(run: StudyRun, corruption: str, relative: bool, severities: Sequence[int]) -> float:
     """The mean over severities, which divides as the sum does."""
-    return (run.clean if relative else 1.0) - corruption_accuracy(run, corruption)
+    return (run.clean if relative else 1.0) - corruption_accuracy(run, corruption, severities)
 
 
 def mean_corruption_error(
@@ -359,10 +352,28 @@ def mean_corruption_error(
     baseline: StudyRun | Sequence[StudyRun],
     relative: bool = False,
     corruptions: Sequence[str] = CORRUPTIONS,
+    severities: Sequence[int] = SEVERITIES,
 ) -> float:
     """mCE: the mean of :func:`corruption_errors`, 1 at the baseline; lower is better. Same arguments and errors."""
-    errors = corruption_errors(run, baseline, relative, corruptions)
+    errors = corruption_errors(run, baseline, relative, corruptions, severities)
     return math.fsum(errors.values()) / len(errors)
+
+
+def by_network(study: Study) -> Study:
+    """The same study with one run for each network and number of training images: seeds are averaged, cell by cell."""
+    groups: dict[tuple[str, str, int], list[StudyRun]] = {}
+    for run in study.runs:
+        groups.setdefault((run.family, run.key, run.train_images), []).append(run)
+    return Study(tuple(map(_average, groups.values())), study.source, study.notes, study.classes)
+
+
+def _average(runs: Sequence[StudyRun]) -> StudyRun:
+    if len(runs) == 1:
+        return runs[0]
+    shared = [name for name in runs[0].cells if all(name in run.cells for run in runs)]
+    cells = {name: math.fsum(run.cells[name] for run in runs) / len(runs) for name in shared}
+    clean = math.fsum(run.clean for run in runs) / len(runs)
+    return replace(runs[0], clean=clean, cells=cells)
 
 
 def corruption_error(study: Study, baseline: str) -> Value:
@@ -374,10 +385,11 @@ def corruption_error(study: Study, baseline: str) -> Value:
         raise InputError(
             f"study.baseline: {baseline!r:.60} is no family of the study; {nearest(baseline, study.families)}"
         )
-    group = [run for run in study.runs if (run.family, run.train_images) == (baseline, study.sizes[-1])]
+    group = [run for run in by_network(study).runs if (run.family, run.train_images) == (baseline, study.sizes[-1])]
     if not group:
         raise InputError(f"study.baseline: family {baseline!r} has no network on {study.sizes[-1]:,} images")
-    return lambda run: mean_corruption_error(run, group, corruptions=study.corruptions)
+    which: dict[str, Any] = {"corruptions": study.corruptions, "severities": study.severities}
+    return lambda run: mean_corruption_error(run, group, **which)
 
 
 # Groups, trends, differences
@@ -485,7 +497,9 @@ def mean_interval(values: ArrayLike) -> tuple[float | None, float | None, float 
     if len(numbers) == 1:
         return mean, None, None, None
     deviation = float(numbers.std(ddof=1))
-    half = float(stats.t.ppf(0.975, len(numbers) - 1)) * deviation / math.sqrt(len(numbers))
+    from scipy.special import stdtrit  # late: a report of a run without a study needs none of it
+
+    half = float(stdtrit(len(numbers) - 1, 0.975)) * deviation / math.sqrt(len(numbers))
     return mean, deviation, mean - half, mean + half
 
 
@@ -539,7 +553,9 @@ def _trend(
 
 def _spearman(first: Floats, second: Floats) -> Floats:
     """Rank correlation of each row, (rows,); 0 where a side is constant."""
-    one, other = (stats.rankdata(side, axis=1) for side in (first, second))
+    from scipy.stats import rankdata
+
+    one, other = (rankdata(side, axis=1) for side in (first, second))
     one, other = one - one.mean(axis=1, keepdims=True), other - other.mean(axis=1, keepdims=True)
     scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
     return np.asarray(np.divide((one * other).sum(axis=1), scale, out=np.zeros(len(one)), where=scale > 0), np.float64)
@@ -674,7 +690,7 @@ def _value(study: Study, value: str | Value) -> Value:
     if not isinstance(value, str):
         return value
     if value == "clean":
-        return lambda run: run.clean if has_clean(run) else None
+        return lambda run: None if TRAINING_FLAW in run.flaws else run.clean  # 0 is an accuracy too
     known = measures(study)
     if value not in known:
         raise InputError(f"measure {value!r:.60} does not exist; {nearest(value, known)}")
@@ -698,14 +714,21 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return file.getvalue()
 
 
-def write_rows(study: Study, path: Path) -> None:
+def write_rows(study: Study, path: Path, more: Mapping[str, Value] | None = None) -> None:
     """Write a CSV with one row for each run: its fields, its measures, its cells. Whole or not at all.
 
     ``robust``, ``relative``, ``lost`` and ``chance_corrected`` are over the corruptions that all runs have, and are
-    left out where there is none. Flaws are joined by "; ". Raises UnavailableError where the folder cannot be written.
+    left out where there is none. Flaws are joined by "; ".
+
+    Args:
+        more: further measures by the names of their columns.
+
+    Raises:
+        UnavailableError: the folder cannot be written.
     """
     names = [name for name in _ordered_cells() if any(name in run.cells for run in study.runs)]
     shown = {name: value for name, value in measures(study).items() if name != "clean"} if study.corruptions else {}
+    shown |= more or {}
     rows = (
         [
             *(getattr(run, name) for name in _COLUMNS[:-1]), "; ".join(run.flaws),

@@ -22,6 +22,7 @@ from analysis.study import (
     TRAINING_FLAW,
     Study,
     StudyRun,
+    by_network,
     chance_corrected,
     corruption_accuracy,
     csv_text,
@@ -121,7 +122,8 @@ def _style(palette: _Palette) -> dict[Any, Any]:
 
 
 def study_plots(study: Study) -> list[Plot]:
-    """All that a study has the numbers for."""
+    """All that a study has the numbers for; of networks: their seeds are averaged."""
+    study = by_network(study)
     plots = [accuracy_against_depth(study, "clean")]
     if study.corruptions:
         plots += [accuracy_against_depth(study, "robust"), robustness_by_corruption(study), robust_against_clean(study)]

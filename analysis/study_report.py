@@ -11,7 +11,6 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.study import (
-    CORRUPTIONS,
     Difference,
     Group,
     Study,
@@ -24,6 +23,7 @@ from analysis.study import (
 from analysis.study_figures import Plot, study_plots
 from analysis.words import percent, points
 from supernet.files import write_text
+from training.corruption_names import CORRUPTIONS
 
 _MINUS = "\N{MINUS SIGN}"
 

@@ -91,14 +91,14 @@ def _rescue(path: Path, copy: Path, new: Path) -> tuple[dict[str, int], dict[str
         target.execute("BEGIN IMMEDIATE")
         kept: dict[str, int] = {}
         lost: dict[str, int] = {}
-        older = _is_format_2(old)
         for table, columns in COLUMNS.items():
             kept[table] = lost[table] = 0
             insertion = f"INSERT INTO {table} VALUES ({', '.join('?' * (len(columns) + 1))})"  # noqa: S608
+            older = table == "results" and _is_format_2(old)
             for row in _rows(old, table, COLUMNS_2[table] if older else columns, copy.stat().st_size):
+                if table == "results" and row is not None and (older or row[-1] is None):
+                    row = _as_now(table, row[: len(COLUMNS_2[table]) + 1])
                 if row is not None and _is_whole(table, row):
-                    if older:
-                        row = _as_now(table, row)
                     try:
                         target.execute(insertion, row)
                         kept[table] += 1
@@ -184,8 +184,14 @@ def _is_format_2(connection: sqlite3.Connection) -> bool:
     return b"digest" in names and b"metrics" not in names
 
 
-def _as_now(table: str, row: tuple[object, ...]) -> tuple[object, ...]:
-    """A whole row of format 2 as one of this format."""
+def _as_now(table: str, row: tuple[object, ...]) -> tuple[object, ...] | None:
+    """A whole row of format 2 as one of this format, None where it is not whole.
+
+    Where the page that holds the list of tables was damaged and replaced, such a row is read by the columns of this
+    format: it has one value less, so that the last comes as None.
+    """
+    if row_digest(table, row[:-1]) != row[-1]:
+        return None
     named = {"metrics": "{}", **dict(zip(COLUMNS_2[table], row, strict=False))}
     values = tuple(named[column] for column in COLUMNS[table])
     return (*values, row_digest(table, values))

@@ -65,12 +65,19 @@ def plan(
     Raises:
         InputError: the limits leave too few architectures.
     """
-    random = np.random.default_rng([seed, 0])
-    if isinstance(space, UnionSpace):
-        rows = space.evenly(settings.architectures, random, limits)
-    else:
-        rows = sample_distinct(space, settings.architectures, random, limits)
-    sampled = architectures(space, rows)
+    sampled = sample_planned(space, settings.architectures, limits, seed)
     repeated = round(settings.repeat_fraction * len(sampled))
     first = [(architecture, seed, "sample") for architecture in sampled]
     return first + [(architecture, seed + 1, "repeat") for architecture in sampled[:repeated]]
+
+
+def sample_planned(space: SearchSpace, count: int, limits: Limits, seed: int) -> list[Architecture]:
+    """The first architectures of any plan with this seed, in its order.
+
+    Raises:
+        InputError: the limits leave too few architectures.
+    """
+    random = np.random.default_rng([seed, 0])
+    if isinstance(space, UnionSpace):
+        return architectures(space, space.evenly(count, random, limits))
+    return architectures(space, sample_distinct(space, count, random, limits))

@@ -188,6 +188,7 @@ class _Context:
             pieces=pieces,
             checkpoints=self._checkpoints(job, pieces),
             stop=self.stop.is_set,
+            keep_last=self.corrupted is not None,
         )
         content = result.to_json()
         if self.corrupted is not None:
@@ -197,7 +198,9 @@ class _Context:
                 if self.stop.is_set():
                     raise StoppedError("stopped while robustness was measured")
 
-            content["metrics"] = measure_robustness(network, self.corrupted, self.info.normalisation, recipe, alive)
+            content["metrics"] = measure_robustness(
+                network, self.corrupted, self.info.normalisation, recipe, alive, pieces
+            )
         if job["weights"]:
             _save(network, Path(job["weights"]))
         return content
@@ -211,6 +214,7 @@ class _Context:
         if total is None:
             return math.inf
         data = sum(split.images.numel() for split in (self.training, self.measured))
+        data += 0 if self.corrupted is None else self.corrupted.bytes
         return max(0.0, memory_share(str(self.device), total, self.processes) - data)
 
     def _checkpoints(self, job: Mapping[str, Any], pieces: int) -> Checkpoints | None:

@@ -377,6 +377,9 @@ def spectra(
         typer.Option("--under", metavar="A,B,...", help="clean, and corruptions with severity, such as fog_3."),
     ] = None,
     images: Annotated[int, typer.Option(help="Validation images that features are taken of, at most.")] = 512,
+    train_images: Annotated[
+        int | None, typer.Option("--train-images", metavar="N", help="Of the networks that study trained on N images.")
+    ] = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
     as_json: Json = False,
@@ -390,7 +393,8 @@ def spectra(
 
     conditions = CONDITIONS if under is None else _names(under)
     with Display(quiet=as_json) as display:
-        result = question(loaded, conditions, images, progress=display.counts("spectra"))
+        progress = display.counts("spectra")
+        result = question(loaded, conditions, images, progress=progress, train_images=train_images)
     _answer(result, as_json, spanned(result), f"Saved in {result['folder']}. Next: genas report {loaded.name}")
 
 

@@ -285,11 +285,16 @@ def save_settings(run: Run) -> None:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """``key: before -> after`` for every setting that differs, keys joined by dots."""
+    """``key: before -> after`` for every setting that differs, keys joined by dots.
+
+    Of the members of a union their order differs too: choices count them.
+    """
     lines = []
     for key in {**before, **after}:
         old, new = before.get(key), after.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if key == "members" and old.keys() == new.keys() and list(old) != list(new):
+                lines.append(f"{prefix}{key}: {', '.join(old)} -> {', '.join(new)}")
             lines += differences(old, new, f"{prefix}{key}.")
         elif old != new:
             lines.append(f"{prefix}{key}: {old} -> {new}")

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from data_gen import ActiveSettings, GenerateSettings, Job, Store, Task, measured, plan
 from evolution import SearchSettings, evolve
-from genas.config import Run
+from genas.config import Run, RunSettings
 from genas.stages import ShowProgress, add_jobs, single_thread, train_jobs
 from supernet import Architecture, Choices, InputError, SearchSpace, architectures
 from supernet.sampling import up_to
+from supernet.settings import nearest
 from supernet.space import graphs as graphs_of
+from training.robustness import CLEAN, cell_name, robustness_metrics
 
 _EVENT = "active"
 _UNLABELLED = 500  # random networks that say, without labels, what networks of the space look like
@@ -51,6 +53,7 @@ def label_actively(run: Run, store: Store, task: Task, progress: ShowProgress | 
     settings = run.settings
     active, space, most = settings.generate.active, settings.space, settings.generate.architectures
     assert active is not None
+    _check_metric(settings)
     first = plan(space, first_labels(settings.generate), settings.bounds, settings.seed)
     jobs = add_jobs(store, space, "generate", first)
     entered = _entered(store)
@@ -84,6 +87,18 @@ def label_actively(run: Run, store: Store, task: Task, progress: ShowProgress | 
             totals[key] += result[key]
     totals |= {key: result[key] for key in ("planned", "failed", "best")}
     return {**totals, "rounds": [one._asdict() for one in rounds], "stopped": stopped}
+
+
+def _check_metric(settings: RunSettings) -> None:
+    """Raises InputError, before anything is trained, for a metric that no label has or that should be small."""
+    robustness = settings.generate.robustness
+    cells = {} if robustness is None else {CLEAN: 1.0, **{cell_name(*cell): 1.0 for cell in robustness.cells}}
+    known = ["accuracy", *robustness_metrics(cells)]
+    if settings.fit.metric not in known:
+        raise InputError(
+            f"generate.active: labels are chosen by fit.metric, {settings.fit.metric!r:.80}; expected one that a "
+            f"training measures and of which more is better; {nearest(settings.fit.metric, known)}"
+        )
 
 
 def first_labels(settings: GenerateSettings) -> GenerateSettings:
@@ -136,11 +151,8 @@ def _choose(
     labels: dict[Architecture, list[float]] = {}
     for label in store.labels("generate"):
         value = measured(label, settings.fit.metric)
-        if value is None:
-            raise InputError(
-                f"generate: labels have no {settings.fit.metric!r:.80} (fit.metric) to choose by; expected accuracy, "
-                f"or with generate.robustness what it measures, such as robust_accuracy"
-            )
+        if value is None:  # nothing is relative to a clean accuracy of 0
+            continue
         labels.setdefault(label.architecture, []).append(value)
     if len(labels) < 5:
         raise InputError(f"generate: {len(labels)} of the first trainings succeeded; expected at least 5 to go on from")

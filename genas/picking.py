@@ -24,6 +24,9 @@ from supernet import Architecture, InputError
 
 STAGE = "top"
 
+_BOUND = ("seed", "data", "space", "generate", "textures")
+"""Settings of the labels that a pick is made with too."""
+
 
 def pick(run: Run, count: int, progress: ShowProgress | None = None) -> dict[str, Any]:
     """Train the best of a search as the labels were trained, and write the one that measures best.
@@ -62,7 +65,13 @@ def pick(run: Run, count: int, progress: ShowProgress | None = None) -> dict[str
             if saved is not None:
                 same = {key: saved[key] for key in ("data", "space")}
                 compare(run, "generate", same, {key: kept_settings[key] for key in same})
-            claim(store, run, info, STAGE, {key: kept_settings[key] for key in ("seed", "data", "space", "generate")})
+            claim(
+                store,
+                run,
+                info,
+                STAGE,
+                {key: kept_settings[key] for key in _BOUND if key in kept_settings},
+            )
             begin(run, info, store, STAGE)
             planned = [
                 (architecture, settings.seed + number, "top")

@@ -17,7 +17,7 @@ from scipy import stats
 
 from data_gen import Job, Result, Store, Task, measured, open_store, run_lock
 from evolution import closest_in_macs
-from genas.config import Run
+from genas.config import Run, differences
 from genas.stages import (
     ShowProgress,
     add_jobs,
@@ -62,7 +62,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
         run, info = resolve(run, ("train", "validation", "test"))
         settings, space = run.settings, run.settings.space
         recipe = settings.retrain.recipe or settings.generate.recipe
-        if winner_file["space"] != space.model_dump(mode="json"):
+        if differences(winner_file["space"], space.model_dump(mode="json")):
             raise InputError(f"retrain: the winner of run {run.name!r} is of another space; run search again")
         winner = Architecture(space.name, tuple(winner_file["choices"]))
         store = open_store(run.store)
@@ -168,10 +168,11 @@ def _controls(
     fits = within(space, rows, limits) if len(rows) else np.zeros(0, np.bool_)
     feasible = [result for result, keeps in zip(generated, fits, strict=True) if keeps]
     if feasible:
+        if any(measured(result, metric) is None for result in feasible):
+            metric = "accuracy"
         labels: dict[Architecture, list[float]] = {}
         for result in feasible:
-            value = measured(result, metric)
-            labels.setdefault(result.job.architecture, []).append(result.accuracy if value is None else value)
+            labels.setdefault(result.job.architecture, []).append(measured(result, metric) or 0.0)
         best = max(labels, key=lambda architecture: float(np.mean(labels[architecture])))
         if best != winner:
             roles["best_generated"] = best

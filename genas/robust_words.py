@@ -15,7 +15,7 @@ _HEADS = {
 
 def studied(result: dict[str, Any]) -> str:
     """A table for ``study``."""
-    values = [value for value in _HEADS if value in result["groups"][0]] if result["groups"] else []
+    values = [value for value in _HEADS if any(value in group for group in result["groups"])]
     lines = [
         "study: means over networks with their 95 % intervals, higher is better"
         + ("; relative robustness flatters networks that have learnt little" if "relative" in values else ""),
@@ -23,7 +23,7 @@ def studied(result: dict[str, Any]) -> str:
     ]
     lines += [
         f"  {entry['train_images']:8,}  {entry['family']:12} {entry['networks']:8}  "
-        + "  ".join(_interval(entry[value], value in ("clean", "robust")) for value in values)
+        + "  ".join(_interval(entry.get(value), value in ("clean", "robust")) for value in values)
         for entry in sorted(result["groups"], key=lambda entry: (entry["train_images"], entry["family"]))
     ]
     failed = result.get("failed", 0)
@@ -61,7 +61,9 @@ def imported(result: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _interval(entry: dict[str, Any], percent: bool) -> str:
+def _interval(entry: dict[str, Any] | None, percent: bool) -> str:
+    if entry is None:  # nothing is relative to a clean accuracy of 0
+        return f"{'-':23}"
     numbers = [entry["mean"], *(entry["ci95"] or ())]
     mean, *ends = [f"{value:.1%}" if percent else f"{value:.3f}" for value in numbers]
     return f"{mean + (f' [{ends[0]}, {ends[1]}]' if ends else ''):23}"

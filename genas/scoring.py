@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen import Store, label_table, read_store, run_lock
+from data_gen import Store, measured, read_store, run_lock
+from data_gen.plan import sample_planned
+from data_gen.store import Label
 from genas.config import Run, differences
 from genas.ranking import agreement, cheap_features
 from genas.stages import label_settings, resolve, saved_settings, single_thread
-from supernet import Architecture, InputError, LabelRow, LabelTable, architectures, sample_distinct
+from supernet import Architecture, InputError, LabelRow, LabelTable
 from supernet.files import read_json, write_json, write_text
 from supernet.spaces import AnySpace, make_space
 from supernet.table import write_table
@@ -68,9 +70,9 @@ def score(
         ``metrics``; ``architectures``, best first by the sum of log ranks, each with ``key``, ``architecture``,
         ``scores`` (None where invalid, higher is better) and ``combined``; ``seconds`` (median) and ``invalid`` by
         metric; ``images`` in the batch; ``seed``; ``kept``, the file or None; ``not_kept``, why not where there are
-        labels; ``labelled``, whether these are all that have labels; ``agreement``, for each number that the labels
-        have (accuracy, robust accuracy, ...) Kendall tau of each metric with it, and of ``macs`` and ``params`` alone,
-        with 95 % bootstrap intervals over architectures, where at least 10 of them have labels.
+        labels; ``labelled``, whether these are all that have labels; ``agreement``, for accuracy, robust accuracy and
+        relative robustness, as far as the labels have them, Kendall tau of each metric with it, and of ``macs`` and
+        ``params`` alone, with 95 % bootstrap intervals over architectures, where at least 10 of them have labels.
 
     Raises:
         InputError: an unknown metric or architecture, a seed out of range, limits that leave too few architectures,
@@ -129,11 +131,21 @@ _COMPARED = ("accuracy", "robust_accuracy", "relative_robustness")
 _FEWEST_COMPARED = 10
 
 
+def _measured(trained: Sequence[Label]) -> dict[str, float]:
+    """What the trainings of one architecture measured of what is compared, on average."""
+    columns = {metric: [measured(label, metric) for label in trained] for metric in _COMPARED}
+    return {
+        metric: statistics.fmean(value for value in values if value is not None)
+        for metric, values in columns.items()
+        if None not in values
+    }
+
+
 def _agreement(run: Run, scores: Kept, names: Sequence[str], chosen: Sequence[Architecture]) -> dict[str, Any]:
     """Kendall tau of every score, and of plain costs, with what the labels of the same architectures measured."""
     store = read_store(run.store)
     try:
-        labels = {row.id: row.metrics for row in label_table(store, run.settings.space).rows}
+        labels = {trained[0].key: _measured(trained) for trained in store.labels_by_architecture("generate")}
     finally:
         store.close()
     keys = [one.key for one in chosen if one.key in labels]
@@ -251,8 +263,7 @@ def _metric_names(metrics: Iterable[str]) -> tuple[str, ...]:
 
 def _sample(run: Run, count: int) -> list[Architecture]:
     """The first that ``generate`` would train."""
-    random = np.random.default_rng([run.settings.seed, 0])
-    return architectures(run.settings.space, sample_distinct(run.settings.space, count, random, run.settings.bounds))
+    return sample_planned(run.settings.space, count, run.settings.bounds, run.settings.seed)
 
 
 def unlike_results(run: Run, seed: int) -> str | None:

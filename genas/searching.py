@@ -33,7 +33,7 @@ from genas.limits import limits_json, sweep
 from genas.stages import digest, resolve_space, single_thread
 from predictor import Predictor
 from predictor.acquisition import acquire, thompson
-from supernet import ArchGraph, Architecture, Bound, Choices, InputError, architectures
+from supernet import ArchGraph, Architecture, Bound, Choices, InputError, UnionSpace, architectures
 from supernet.additive import additive_ridge
 from supernet.files import read_json, write_json
 from supernet.graph import graph_to_json
@@ -99,6 +99,7 @@ def open_search(run: Run) -> Searcher:
         latency_digest(settings.latency),
         settings.seed,
         space.model_dump(mode="json"),
+        *([list(space.members)] if isinstance(space, UnionSpace) else []),  # whose order a digest does not see
     )
     made_from = digest(_FORMAT, evaluation["made_from"], *described)
     predictor = Predictor.load(run.folder / "predictor")
@@ -201,19 +202,21 @@ def take(run: Run, text: str) -> dict[str, Any]:
     Raises:
         InputError: as :func:`search`, a text that is no architecture, or one beyond the limits.
     """
-    content = {**search(run)}
     searcher = open_search(run)
-    space, limits = searcher.space, searcher.run.settings.bounds
-    architecture = space.read(text)
-    row = space.canonical(architecture.row())
+    space, limits, folder = searcher.space, searcher.run.settings.bounds, searcher.run.folder / "winner"
+    row = space.canonical(space.read(text).row())
     if not within(space, row, limits)[0]:
         raise InputError(f"search --take {text!r:.80}: it does not keep the limits, {told(limits)}")
-    with run_lock(searcher.run.folder / "winner"), single_thread():
-        score = float(searcher.score(row)[0])
-        (entry,) = _candidates_json(searcher, candidates(space, row, np.array([score]), 1, limits))
-        content["taken"] = entry["key"]
-        content.pop("top", None)
-        write_winner(searcher, architectures(space, row)[0], entry, content)
+    with run_lock(folder), single_thread():
+        known = read_json(folder / "search.json")
+        if known is None or known["made_from"] != searcher.made_from or not (folder / "architecture.json").is_file():
+            known = _search(searcher)
+        architecture = architectures(space, row)[0]
+        if known["winner"]["key"] == architecture.key:
+            return known
+        entry = _candidates_json(searcher, candidates(space, row, np.asarray(searcher.score(row)), 1, limits))[0]
+        content = {key: value for key, value in known.items() if key != "top"} | {"taken": entry["key"]}
+        write_winner(searcher, architecture, entry, content)
     return content
 
 

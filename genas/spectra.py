@@ -22,8 +22,9 @@ from analysis.spectra import (
 from analysis.study import csv_text
 from analysis.study_store import family_of
 from data_gen import Job, read_store
+from data_gen.store import STUDY_STAGE
 from genas.config import Run
-from genas.stages import digest, resolve, single_thread
+from genas.stages import digest, resolve, single_thread, texture_digest
 from supernet import InputError
 from supernet.files import bytes_digest, read_json, write_json, write_text
 from supernet.network import build_network
@@ -31,8 +32,9 @@ from supernet.settings import nearest
 from training import load_split
 from training.corrupted import evenly_spaced
 from training.corruption_names import CORRUPTIONS, EXTRA, SEVERITIES
-from training.corruptions import corrupt
+from training.corruptions import corrupt, frost_textures
 from training.images import evaluation_batches
+from training.robustness import RobustnessSettings
 
 CONDITIONS = ("clean", "gaussian_noise_3", "defocus_blur_3", "fog_3", "jpeg_compression_3")
 """What the images go through where nothing else is asked: nothing, and one corruption of each group."""
@@ -47,6 +49,7 @@ def spectra(
     images: int = 512,
     positions: int = 64,
     progress: Callable[[int, int], None] | None = None,
+    train_images: int | None = None,
 ) -> dict[str, Any]:
     """The spectra of the covariance of every convolution's features, of all networks of ``generate``.
 
@@ -57,6 +60,7 @@ def spectra(
         images: at most so many, evenly spaced in the split.
         positions: drawn in each layer of each image.
         progress: called with networks done and in all.
+        train_images: the smaller set of ``study`` that they were trained on; None: all training images.
 
     Returns:
         ``networks``, ``missing`` (those whose weights are not there), ``conditions``, ``images``, ``means`` (of each
@@ -72,27 +76,36 @@ def spectra(
     if images < 2 or positions < 1:
         raise InputError(f"spectra: expected at least 2 images and 1 position, got {images} and {positions}")
     run, info = resolve(run)
-    space, folder = run.settings.space, run.folder / "spectra"
+    space, settings = run.settings.space, run.settings
+    stage = "generate" if train_images is None else f"{STUDY_STAGE}{train_images}"
+    folder = run.folder / "spectra" if train_images is None else run.folder / "spectra" / stage
     store = read_store(run.store)
     try:
-        done = store.accuracies("generate")
-        jobs = [job for job in store.jobs("generate") if job.id in done and job.role != "repeat"]
+        if stage not in store.stages():
+            sizes = [one.removeprefix(STUDY_STAGE) for one in store.stages() if one.startswith(STUDY_STAGE)]
+            raise InputError(f"spectra: run {run.name!r} has no trainings of {stage}; known sets: {', '.join(sizes)}")
+        done = store.accuracies(stage)
+        jobs = [job for job in store.jobs(stage) if job.id in done and job.role != "repeat"]
     finally:
         store.close()
-    weights = {job: _weights(run.folder, job) for job in jobs}
+    home = run.folder / "weights" if train_images is None else run.folder / "weights" / stage
+    weights = {job: home / f"{job.architecture.key}-{job.seed}.safetensors" for job in jobs}
     there = [job for job in jobs if weights[job].is_file()]
     if not there:
         raise InputError(
             f"spectra: run {run.name!r} has kept the weights of none of its {len(jobs)} networks; they are kept where "
             f"generate.keep_weights is true from the beginning"
         )
-    split = evenly_spaced(load_split(info, "validation"), images)
-    seed = run.settings.generate.robustness.seed if run.settings.generate.robustness else run.settings.seed
+    robustness = settings.generate.robustness or RobustnessSettings(seed=settings.seed)
+    device = torch.device("cuda" if settings.workers.device != "cpu" and torch.cuda.is_available() else "cpu")
+    split = evenly_spaced(load_split(info, "validation"), images).to(device)
+    textures = texture_digest(settings)
+    ice = None if robustness.textures is None else frost_textures(robustness.textures, split.images.shape[1]).to(device)
     batches: dict[str, list[torch.Tensor]] = {}
 
     def pictures(name: str, corruption: str, severity: int) -> list[torch.Tensor]:
         if name not in batches:  # as each is needed: a run that is complete needs none
-            changed = corrupt(split.images, corruption, severity, seed)
+            changed = corrupt(split.images, corruption, severity, robustness.seed, ice)
             shown = evaluation_batches(type(split)(changed, split.labels), _AT_ONCE, info.normalisation)
             batches[name] = [batch for batch, _ in shown]
         return batches[name]
@@ -104,14 +117,17 @@ def spectra(
                 progress(count, len(there))
             data = _read(weights[job])
             path = folder / f"{weights[job].stem}.json"
-            made_from = digest(_FORMAT, bytes_digest(data), info.folder.name, images, positions, seed)
-            known = read_json(path)
+            made_from = digest(
+                _FORMAT, bytes_digest(data), info.folder.name, images, positions, robustness.seed, textures
+            )
+            known = _whole(path)
             content = known if known is not None and known.get("made_from") == made_from else {}
             layers = dict(content.get("conditions", {}))
             missing = [entry for entry in asked if entry[0] not in layers]
             if missing:
                 network = build_network(space.graph(job.architecture))
                 _load(network, data, weights[job])
+                network.to(device)
                 for name, corruption, severity in missing:
                     made = feature_spectra(network, pictures(name, corruption, severity), positions=positions)
                     layers[name] = [spectrum_to_json(layer) for layer in made]
@@ -145,8 +161,16 @@ def _condition(name: str) -> tuple[str, int]:
     return corruption, int(severity)
 
 
-def _weights(folder: Path, job: Job) -> Path:
-    return folder / "weights" / f"{job.architecture.key}-{job.seed}.safetensors"
+def _whole(path: Path) -> dict[str, Any] | None:
+    """What a file of spectra holds; None where it is not there or damaged: then they are made again."""
+    try:
+        content = read_json(path)
+        for layers in {} if content is None else content["conditions"].values():
+            for layer in layers:
+                spectrum_from_json(layer)
+    except (InputError, KeyError, TypeError, AttributeError):
+        return None
+    return content
 
 
 def _read(path: Path) -> bytes:

@@ -18,7 +18,8 @@ from supernet.latency import latency_digest
 from supernet.settings import UnavailableError
 from supernet.spaces import AnySpace
 from training import DataInfo, Recipe, prepare
-from training.data import SplitName
+from training.data import SplitName, file_digest
+from training.robustness import texture_files
 
 ShowProgress = Callable[[Progress], None]
 
@@ -80,6 +81,7 @@ def resolve_space(run: Run) -> Run:
 def label_settings(settings: RunSettings) -> dict[str, Any]:
     """The settings that decide a label of ``generate``: labels of one run must agree in them."""
     data = settings.data.model_dump(mode="json", exclude={"download", "root", "memory_megabytes"})
+    textures = texture_digest(settings)
     return {
         "seed": settings.seed,
         "data": data,
@@ -87,6 +89,7 @@ def label_settings(settings: RunSettings) -> dict[str, Any]:
         "limits": settings.model_dump(mode="json", include={"limits"})["limits"],
         **({"latency": latency_digest(settings.latency)} if "latency" in settings.limits else {}),
         "generate": settings.generate.model_dump(mode="json", include={"recipe", "robustness"}),
+        **({} if textures is None else {"textures": textures}),
     }
 
 
@@ -100,7 +103,7 @@ def retrain_settings(settings: RunSettings, recipe: Recipe) -> dict[str, Any]:
     """The same for ``retrain``."""
     kept = label_settings(settings)
     return {
-        **{key: kept[key] for key in ("seed", "data", "space")},
+        **{key: kept[key] for key in ("seed", "data", "space", "textures") if key in kept},
         "retrain": {
             "recipe": recipe.model_dump(mode="json"),
             "robustness": settings.generate.model_dump(mode="json")["robustness"],
@@ -180,6 +183,17 @@ def add_jobs(store: Store, space: AnySpace, stage: str, planned: Sequence[tuple[
         costs[key] = graph_costs(graph)._asdict()
         graphs[key] = graph.digest()
     return store.add_jobs(stage, planned, costs, graphs)
+
+
+def texture_digest(settings: RunSettings) -> str | None:
+    """What tells that the pictures of frost have changed; None where they are made.
+
+    Raises InputError where ``generate.robustness.textures`` is no folder with pictures.
+    """
+    robustness = settings.generate.robustness
+    if robustness is None or robustness.textures is None:
+        return None
+    return digest([[path.name, file_digest(path)] for path in texture_files(robustness.textures)])
 
 
 def label_task(run: Run, info: DataInfo) -> Task:

@@ -7,13 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.study import Study, Value, corruption_error, grouped, write_rows
-from analysis.study_store import study_of_store
-from data_gen import open_store, plan, read_store, refuse_if_driven, run_lock
+from analysis.study_store import family_of, study_of_store
+from data_gen import open_store, plan, refuse_if_driven, run_lock
 from data_gen.store import STUDY_STAGE
 from genas.config import Run, StudySize, recipe_of
 from genas.labelling import first_labels
-from genas.stages import ShowProgress, add_jobs, begin, claim, label_settings, label_task, resolve, train_jobs
+from genas.stages import (
+    ShowProgress,
+    add_jobs,
+    begin,
+    claim,
+    label_settings,
+    label_task,
+    resolve,
+    train_jobs,
+)
 from supernet import InputError
+from supernet.settings import nearest
 from training import DataInfo, Recipe, prepare
 
 
@@ -43,6 +53,9 @@ def study(run: Run, progress: Callable[[str], ShowProgress | None] = lambda stag
     assert settings.study is not None
     planned = plan(space, first_labels(settings.generate), settings.bounds, settings.seed)
     once = [entry for entry in planned if entry[2] == "sample"]
+    baseline, families = settings.study.baseline, {family_of(space, architecture) for architecture, *_ in once}
+    if baseline is not None and baseline not in families:
+        raise InputError(f"study.baseline: {baseline!r:.60} is no family of the plan; {nearest(baseline, families)}")
     smaller = [_smaller(run, info, size) for size in settings.study.sizes]
     counts: dict[str, dict[str, Any]] = {}
     with run_lock(run.folder):
@@ -76,35 +89,34 @@ def study(run: Run, progress: Callable[[str], ShowProgress | None] = lambda stag
     return {"sizes": counts, "failed": sum(one["failed"] for one in counts.values()), **write_study(run, found)}
 
 
-def read_study(run: Run) -> Study:
-    """What a run's store holds of its study. Raises InputError where there is no store."""
-    store = read_store(run.store)
-    try:
-        return study_of_store(store, run.settings.space)
-    finally:
-        store.close()
-
-
 def write_study(run: Run, found: Study) -> dict[str, Any]:
     """Write the rows and figures of a study to the run's folder ``study``; what :func:`study` says of them."""
     from analysis.study_figures import write_figures
 
     folder = run.folder / "study"
-    write_rows(found, folder / "study.csv")
-    figures = write_figures(found, folder) if found.corruptions else []
-    values = ("clean", "robust", "relative") if found.corruptions else ("clean",)
-    measures: dict[str, str | Value] = {value: value for value in values}
+    corrupted = bool(found.runs and found.corruptions)
     baseline = run.settings.study.baseline if run.settings.study is not None else None
-    if baseline is not None and found.corruptions:
-        measures["mce"] = corruption_error(found, baseline)
+    more: dict[str, Value] = {}
+    if corrupted and baseline is not None:
+        more["mce"] = corruption_error(found, baseline)
+    write_rows(found, folder / "study.csv", more)
+    figures = write_figures(found, folder) if corrupted else []
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for one in found.runs:
+        entry = groups.setdefault((one.family, one.train_images), {"networks": set()})
+        entry["networks"].add(one.key)
+    measures: dict[str, str | Value] = {"clean": "clean", **more}
+    if corrupted:
+        measures |= {"robust": "robust", "relative": "relative"}
     for value, measure in measures.items():
         for group in grouped(found, value=measure):
-            family, images = group.group
-            entry = groups.setdefault(group.group, {"family": family, "train_images": images, "networks": group.count})
             ends = None if group.low is None else [group.low, group.high]
-            entry[value] = {"mean": group.mean, "ci95": ends}
-    return {"groups": list(groups.values()), "folder": str(folder), "figures": [path.name for path in figures]}
+            groups[group.group][value] = {"mean": group.mean, "ci95": ends}
+    told = [
+        {"family": family, "train_images": images, **entry, "networks": len(entry["networks"])}
+        for (family, images), entry in sorted(groups.items())
+    ]
+    return {"groups": told, "folder": str(folder), "figures": [path.name for path in figures]}
 
 
 def _smaller(run: Run, info: DataInfo, size: StudySize) -> tuple[DataInfo, Recipe]:

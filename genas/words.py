@@ -201,7 +201,7 @@ def scored(result: dict[str, Any]) -> str:
 def found(result: dict[str, Any]) -> str:
     """A few lines for ``search``."""
     winner, drawn = result.get("winner", result["evolution"]["best"][0]), result["random"]["best"][0]
-    picked = " (picked by validation among the best)" if "top" in result else " (taken)" if "taken" in result else ""
+    picked = "" if "top" not in result else " (picked by validation among the best)"
     limits = limits_words(result["limits"])
     earlier = result.get("earlier_winner")
     ended = "; no further architecture keeps the limit" if result["evolution"]["exhausted"] else ""
@@ -306,7 +306,7 @@ def found_front(result: dict[str, Any]) -> str:
 
 
 def _objective(name: str, value: float) -> str:
-    if name.endswith("accuracy"):
+    if "accuracy" in name:
         return f"{value:.2%}"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.5g}"
 
@@ -319,7 +319,7 @@ def chosen(result: dict[str, Any]) -> str:
         f"were; {top['metric'].replace('_', ' ')} on the validation images picks, the test images stay unread"
     ]
     for entry in top["entries"]:
-        measured = "failed" if entry["mean"] is None else f"{entry['mean']:.2%}"
+        measured = "failed" if entry["mean"] is None else _score({"metric": top["metric"]}, entry["mean"])
         mark = "*" if entry["key"] == top["picked"] else " "
         lines.append(
             f"  {mark} {entry['architecture']}: predicted {_score(result, entry['predicted'])}, measured {measured}"
@@ -327,9 +327,15 @@ def chosen(result: dict[str, Any]) -> str:
     if top["tau"] is not None:
         lines.append(f"  order of predictions and measurements among them: Kendall tau {top['tau']:.2f}")
     lines.append(
-        f"  predicted - measured: {top['optimism'] * 100:+.2f} points on average" if top["optimism"] is not None else ""
+        f"  predicted - measured: {_difference(top['metric'], top['optimism'])} on average"
+        if top["optimism"] is not None
+        else ""
     )
     return "\n".join(line for line in lines if line)
+
+
+def _difference(metric: str, value: float) -> str:
+    return f"{value * 100:+.2f} points" if "accuracy" in metric else f"{value:+.4g}"
 
 
 def _times(count: int) -> str:
@@ -342,7 +348,8 @@ def _trusted_winner(result: dict[str, Any]) -> str:
     far = trust["distance"]
     return (
         f"an architecture like the labelled ones would lie between {low} and {high} ({trust['level']:.0%} interval); "
-        f"chosen for its prediction, it is likelier below; {far:.1f} times as far from them as they are from each other"
+        + ("" if "taken" in result else "chosen for its prediction, it is likelier below; ")
+        + f"{far:.1f} times as far from them as they are from each other"
     )
 
 
@@ -366,7 +373,7 @@ def _score(result: dict[str, Any], value: float) -> str:
     metric = result["metric"]
     if metric == "accuracy":
         return f"{value:.2%}"
-    told = f"{value:.2%}" if metric == "robust_accuracy" else f"{value:.6g}"
+    told = f"{value:.2%}" if "accuracy" in metric else f"{value:.6g}"
     return f"{metric.replace('_', ' ')} {told}"
 
 
@@ -384,8 +391,9 @@ def retrained(result: dict[str, Any]) -> str:
             f"{_costs(entry, result['limits'])}"
         )
         if entry.get("robust_accuracy"):
-            robust, relative = (fmean(entry[name]) for name in ("robust_accuracy", "relative_robustness"))
-            lines.append(f"  {'':17} {robust:.2%} on corrupted test images, relative robustness {relative:.3f}")
+            relative = entry.get("relative_robustness")
+            more = f", relative robustness {fmean(relative):.3f}" if relative else ""
+            lines.append(f"  {'':17} {fmean(entry['robust_accuracy']):.2%} on corrupted test images{more}")
     lines += _robust_gains(result.get("robust_gains", {}))
     for role, gain in result["gains"].items():
         interval = gain["ci95"]

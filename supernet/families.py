@@ -222,7 +222,7 @@ class Families(SearchSpace):
     def log_density(self, choices: Choices) -> NDArray[np.float64]:
         least, most = self.depth
         table = [
-            -math.log(math.comb(most, depth)) - math.log(sum(counts))
+            -math.log(most - least + 1) - math.log(math.comb(most, depth)) - math.log(sum(counts))
             for depth, counts in enumerate(self._fillings, least)
         ]
         return np.asarray(table)[self._counts(choices)[0] - least]

@@ -6,6 +6,7 @@ With its defaults this is the published CIFAR-100 space of 5 layers, 6 operation
 
 from __future__ import annotations
 
+import math
 from functools import cached_property, lru_cache
 from itertools import compress
 from typing import Annotated, Literal
@@ -107,6 +108,9 @@ class OpSubset(SearchSpace):
         width = len(self.operations)
         masks = random.integers(1, 2**width, size=(count, len(self.layers)))
         return ((masks[:, :, None] >> np.arange(width)) & 1).astype(np.int8).reshape(count, len(self.cardinalities))
+
+    def log_density(self, choices: Choices) -> NDArray[np.float64]:
+        return np.full(len(choices), -math.log(self.size))
 
     def narrower(self, factor: float) -> OpSubset:
         """The same architectures with the channels of stem, layers and head times a factor, rounded, at least 2."""

@@ -205,8 +205,12 @@ class SearchSpace(Settings, ABC):
         )
 
     def log_density(self, choices: Choices) -> NDArray[np.float64]:
-        """Log of the chance that ``sample`` draws a valid row, up to one constant, shape (architectures,)."""
-        return np.zeros(len(choices))
+        """Log of the chance that ``sample`` draws a valid row, shape (architectures,).
+
+        A space of your own may leave out a constant; one that is to be a member of a union may not. The default is
+        exact where every row of options is valid.
+        """
+        return np.full(len(choices), -sum(map(math.log, self.cardinalities)))
 
     def disguise(self, choices: Choices, random: np.random.Generator) -> Choices:  # noqa: ARG002
         """For each row another whose network is the same, as ``sample`` might have drawn it; the default: itself.

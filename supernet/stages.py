@@ -286,7 +286,7 @@ class Stages(SearchSpace):
         return rows
 
     def log_density(self, choices: Choices) -> NDArray[np.float64]:
-        density = np.zeros(len(choices))
+        density = super().log_density(choices)
         for part, stage in zip(self._plan.stages, self.stages, strict=True):
             if stage.apply == "any":
                 active = part.active(choices)

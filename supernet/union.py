@@ -12,17 +12,26 @@ Pictures and classes are the union's; the members have all else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializationInfo, StringConstraints, field_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializationInfo,
+    StringConstraints,
+    ValidationInfo,
+    field_serializer,
+)
 
 from supernet.graph import ArchGraph
 from supernet.kinds import OneSpace
-from supernet.limits import Limits
+from supernet.limits import Bound, Limits, bounds
 from supernet.operations import COST_NAMES
 from supernet.settings import InputError, nearest
 from supernet.space import Architecture, Choices, SearchSpace
@@ -30,6 +39,36 @@ from supernet.space import Architecture, Choices, SearchSpace
 _SHARED = ("input_size", "input_channels", "classes")
 
 MemberName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
+
+
+def _with_shared(settings: object, info: ValidationInfo) -> object:
+    """Settings of a member with what is the union's, so that they are checked for the pictures that they will get."""
+    shared = {key: info.data[key] for key in _SHARED if key in info.data}
+    if isinstance(settings, SearchSpace):
+        own = [key for key in settings.model_fields_set & shared.keys() if getattr(settings, key) != shared[key]]
+        settings = {**settings.model_dump(exclude_unset=True, exclude=set(_SHARED)), "kind": settings.kind}
+    elif isinstance(settings, Mapping):
+        own = [key for key in _SHARED if key in settings]
+        if "kind" not in settings:
+            raise ValueError("nothing says what space this member is; expected its kind, such as kind: families")
+    else:
+        return settings
+    if own:
+        raise ValueError(f"{own[0]} is the union's; expected it beside members")
+    return _with_tuples({**settings, **shared})
+
+
+def _with_tuples(value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+    """Tuples for lists, which a strict reader no longer takes for them once they come from here."""
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(one) for key, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+if TYPE_CHECKING:
+    MemberSpace: TypeAlias = SearchSpace
+else:
+    MemberSpace = Annotated[OneSpace, BeforeValidator(_with_shared)]
 
 
 class UnionSpace(SearchSpace):
@@ -43,37 +82,29 @@ class UnionSpace(SearchSpace):
     """
 
     kind: Literal["union"] = "union"
-    members: Annotated[dict[MemberName, OneSpace], Field(min_length=1, max_length=36)]
-
-    @model_validator(mode="after")
-    def _share(self) -> Self:
-        for name, member in self.members.items():
-            own = [key for key in _SHARED if key in member.model_fields_set]
-            if own:
-                raise ValueError(f"members.{name}.{own[0]} is the union's; expected it beside members")
-        self.spaces  # noqa: B018 - a member may refuse the union's pictures
-        return self
+    members: Annotated[dict[MemberName, MemberSpace], Field(min_length=1, max_length=36)]
 
     @field_serializer("members")
     def _own_settings(self, members: dict[str, SearchSpace], info: SerializationInfo) -> dict[str, Any]:
-        """Without what is the union's."""
+        """Without what is the union's, and always with the kind."""
         return {
-            name: member.model_dump(mode=info.mode, exclude=set(_SHARED), exclude_unset=bool(info.exclude_unset))
+            name: {
+                "kind": member.kind,
+                **member.model_dump(mode=info.mode, exclude=set(_SHARED), exclude_unset=bool(info.exclude_unset)),
+            }
             for name, member in members.items()
         }
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the settings are the same, and the members in the same order: the first choice counts them."""
+        return super().__eq__(other) and list(self.members) == list(getattr(other, "members", ()))
 
     def __hash__(self) -> int:
         return hash((type(self), *(getattr(self, name) for name in _SHARED), *self.members.items()))
 
     @cached_property
-    def spaces(self) -> dict[str, SearchSpace]:
-        """The members with the union's pictures and classes."""
-        shared = {key: getattr(self, key) for key in _SHARED}
-        return {name: member.model_copy(update=shared) for name, member in self.members.items()}
-
-    @cached_property
     def _spaces(self) -> tuple[SearchSpace, ...]:
-        return tuple(self.spaces.values())
+        return tuple(self.members.values())
 
     @cached_property
     def cardinalities(self) -> tuple[int, ...]:
@@ -144,10 +175,9 @@ class UnionSpace(SearchSpace):
         return result
 
     def log_density(self, choices: Choices) -> NDArray[np.float64]:
-        """As the members give it: between two of them up to a factor that is not known."""
-        result = np.zeros(len(choices))
+        result = np.full(len(choices), -math.log(len(self._spaces)))
         for space, places, rows in self._parts(choices):
-            result[places] = space.log_density(rows)
+            result[places] += space.log_density(rows)
         return result
 
     def disguise(self, choices: Choices, random: np.random.Generator) -> Choices:
@@ -187,6 +217,16 @@ class UnionSpace(SearchSpace):
             result[places] = space.depths(rows)
         return result
 
+    def descend(self, measure: Callable[[Choices], NDArray[Any]]) -> Choices:
+        """The best that the descents of all members lead to: from one of them no single change leads to another."""
+        rows = np.concatenate(
+            [
+                self._rows(number, space.descend(lambda own, number=number: measure(self._rows(number, own))))  # type: ignore[misc]
+                for number, space in enumerate(self._spaces)
+            ]
+        )
+        return rows[[int(np.asarray(measure(rows)).argmin())]]
+
     def cheapest(self, cost: str) -> Architecture:
         rows = np.concatenate(
             [self._rows(number, space.cheapest(cost).row()) for number, space in enumerate(self._spaces)]
@@ -195,9 +235,12 @@ class UnionSpace(SearchSpace):
         return Architecture(self.name, tuple(row.tolist()))
 
     def narrower(self, factor: float) -> Self:
-        members = {
-            name: space.narrower(factor).model_dump(exclude=set(_SHARED)) for name, space in self.members.items()
-        }
+        members = {}
+        for name, space in self.members.items():
+            try:
+                members[name] = space.narrower(factor)
+            except InputError as error:
+                raise InputError(f"member {name!r}: {error}") from error
         return self.model_copy(update={"members": members})
 
     def parse(self, text: str) -> Architecture:
@@ -233,9 +276,21 @@ class UnionSpace(SearchSpace):
         each = -(-count // len(self._spaces))
         streams = random.spawn(len(self._spaces))
         parts = []
-        for number, (name, space) in enumerate(self.spaces.items()):
+        for number, (name, space) in enumerate(self.members.items()):
             try:
-                parts.append(self._rows(number, sample_distinct(space, each, streams[number], limits)))
+                own = self._limits_of(number, limits)
+                parts.append(self._rows(number, sample_distinct(space, each, streams[number], own)))
             except InputError as error:
                 raise InputError(f"member {name!r}: {error}") from error
         return np.stack(parts, axis=1).reshape(-1, len(self.cardinalities))[:count]
+
+    def _limits_of(self, number: int, limits: Limits) -> dict[str, Bound]:
+        """The same limits for rows of a member: what measures them knows rows of the union."""
+
+        def inside(bound: Bound) -> Bound:
+            measure = bound.measure
+            if measure is None:
+                return bound
+            return replace(bound, measure=lambda rows: measure(self._rows(number, rows)))
+
+        return {name: inside(bound) for name, bound in bounds(limits).items()}

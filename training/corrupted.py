@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training.corruptions import corrupt, frost_textures
 from training.data import Normalisation
 from training.images import Split
-from training.loop import measure
+from training.loop import measure_accuracy
 from training.recipe import Recipe
 from training.robustness import CLEAN, RobustnessSettings, cell_name
 
@@ -21,6 +21,9 @@ _KEPT_BYTES = 512 * 2**20
 
 class CorruptedSplit:
     """The images that robustness is measured on: clean, and each cell of corruption and severity.
+
+    Attributes:
+        bytes: on the device, at most.
 
     Args:
         split: on the device to be used.
@@ -35,7 +38,10 @@ class CorruptedSplit:
         self._textures = _textures(settings.textures, self.clean.images)
         self._kept: dict[tuple[str, int], Tensor] = {}
         cells = len(settings.corruptions) * len(settings.severities)
-        self._keeps = cells * self.clean.images.numel() <= _KEPT_BYTES
+        self.bytes = cells * self.clean.images.numel()
+        self._keeps = self.bytes <= _KEPT_BYTES
+        if not self._keeps:
+            self.bytes = self.clean.images.numel()
 
     def __iter__(self) -> Iterator[tuple[str, int, Split]]:
         """(corruption, severity, images) of every cell."""
@@ -67,17 +73,15 @@ def measure_robustness(
     normalisation: Normalisation,
     recipe: Recipe,
     alive: Callable[[], None] = lambda: None,
+    pieces: int = 1,
 ) -> dict[str, float]:
     """Accuracy of a trained network on clean images and on every cell, see :mod:`training.robustness`; fractions.
 
     Args:
         alive: called each batch.
-
-    Raises:
-        DivergedError: the loss on some images is not finite.
+        pieces: in how many the batches of the training were passed.
     """
-    found = {CLEAN: measure(network, corrupted.clean, normalisation, recipe, alive)[0]}
+    found = {CLEAN: measure_accuracy(network, corrupted.clean, normalisation, recipe, alive, pieces)}
     for name, severity, images in corrupted:
-        found[cell_name(name, severity)] = measure(network, images, normalisation, recipe, alive)[0]
-        alive()
+        found[cell_name(name, severity)] = measure_accuracy(network, images, normalisation, recipe, alive, pieces)
     return found

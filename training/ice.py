@@ -13,7 +13,7 @@ from torch import Tensor
 from supernet import InputError
 from training.filtering import cut, rounded
 from training.images import stream
-from training.layout import is_picture
+from training.robustness import texture_files
 
 SMALL_SIDE = 96
 """Pictures with a shorter side below it meet the constants, and the texture's scale, of CIFAR-10-C."""
@@ -34,11 +34,7 @@ def frost_textures(folder: Path, side: int) -> Tensor:
     Raises:
         InputError: no such folder, no picture in it, or one that cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected one of pictures of frost")
-    paths = [path for path in sorted(folder.iterdir()) if is_picture(path.name)]
-    if not paths:
-        raise InputError(f"{folder}: no picture; expected files such as .png or .jpg")
+    paths = texture_files(folder)
     textures = []
     for path in paths:
         try:

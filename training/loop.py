@@ -88,6 +88,7 @@ def train(
     pieces: int = 1,
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
+    keep_last: bool = False,
 ) -> TrainResult:
     """Train a network in place and measure it after the last epoch.
 
@@ -103,6 +104,7 @@ def train(
         pieces: each batch is passed in so many pieces and their gradients are added: less memory, the same
             recipe but for the batch norms, which see a piece at a time.
         stop: asked after each step and each batch measured.
+        keep_last: leave a checkpoint after the last epoch too, for a caller who does more with the trained network.
 
     Raises:
         DivergedError: the loss was not finite at one of the regular looks.
@@ -149,6 +151,11 @@ def train(
             keep()
             raise StoppedError(f"stopped at step {at.step} of {total}")
 
+    if at.epoch == recipe.epochs:  # a checkpoint after the last epoch: what it measured is measured again
+        state.show(averaged=True)
+        loss_sum, correct = _measure(network, measured, normalisation, recipe, alive, pieces).tolist()
+        accuracy, loss_value = correct / len(measured), loss_sum / len(measured)
+        keep_last = False
     while at.epoch < recipe.epochs:
         network.train()
         batches = training_batches(training, recipe, normalisation, seed, key, at.epoch, at.step_in_epoch)
@@ -187,6 +194,9 @@ def train(
         at.curves.train_accuracy.append(correct / seen)
         state.sums.zero_()
         at = replace(at, epoch=at.epoch + 1, step_in_epoch=0)
+    if keep_last:
+        keep()
+        state.show(averaged=True)
     seconds = before + time.perf_counter() - started
     return TrainResult(
         accuracy, loss_value, recipe.epochs, pieces, seconds, _peak_memory(device), at.step * size / seconds, at.curves
@@ -363,6 +373,24 @@ def measure(
     loss_sum, correct = _measure(network, split, normalisation, recipe, alive).tolist()
     _check(loss_sum, 0)
     return correct / len(split), loss_sum / len(split)
+
+
+@torch.no_grad()
+def measure_accuracy(
+    network: nn.Module,
+    split: Split,
+    normalisation: Normalisation,
+    recipe: Recipe,
+    alive: Callable[[], None] = lambda: None,
+    pieces: int = 1,
+) -> float:
+    """Accuracy alone, a fraction: pictures that a network has no finite scores for are answered wrongly, or by chance.
+
+    Args:
+        pieces: as in :func:`train`: memory that was short for training is short here.
+    """
+    _, correct = _measure(network, split, normalisation, recipe, alive, pieces).tolist()
+    return float(correct) / len(split)
 
 
 @torch.no_grad()

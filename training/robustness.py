@@ -13,9 +13,10 @@ from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field, field_validator
 
-from supernet import Settings
+from supernet import InputError, Settings
 from supernet.settings import distinct
 from training.corruption_names import CORRUPTIONS, EXTRA, SEVERITIES
+from training.layout import is_picture
 
 Severity: TypeAlias = Annotated[int, Field(ge=1, le=5)]
 CorruptionName: TypeAlias = Literal[
@@ -57,6 +58,16 @@ class RobustnessSettings(Settings):
         return ((name, severity) for name in self.corruptions for severity in self.severities)
 
 
+def texture_files(folder: Path) -> list[Path]:
+    """The pictures of frost in a folder, by name. Raises InputError where there is no folder, or none in it."""
+    if not folder.is_dir():
+        raise InputError(f"robustness.textures: {folder}: no such folder; expected one with pictures of frost")
+    paths = [path for path in sorted(folder.iterdir()) if is_picture(path.name)]
+    if not paths:
+        raise InputError(f"robustness.textures: {folder}: no picture; expected files such as .png or .jpg")
+    return paths
+
+
 def cell_name(corruption: str, severity: int) -> str:
     """What the accuracy on one cell is called where results are kept."""
     return f"{_PREFIX}{corruption}_{severity}"
@@ -72,7 +83,7 @@ def robustness_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """What a label says of robustness, from the numbers of one training; empty where it was not measured.
 
     - ``robust_accuracy``: mean accuracy over all cells of the 15 corruptions (of the others where only those were
-      measured), a fraction, higher is better.
+      measured, which no study counts), a fraction, higher is better.
     - ``relative_robustness``: that over the accuracy on the same images, clean; left out where that is 0. Alone it
       misleads: a network that has learnt nothing loses nothing.
     - ``accuracy_clean``, and ``accuracy_CORRUPTION``, the mean over severities.

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_gen import GenerateSettings, plan
-from supernet import InputError, OpSubset
+from supernet import Families, InputError, OpSubset, UnionSpace
 from supernet.limits import within
 
 SPACE = OpSubset()
@@ -39,6 +39,24 @@ def test_a_plan_is_a_function_of_its_seed():
     first, again, other = (plan(SPACE, GenerateSettings(architectures=20), {}, seed) for seed in (0, 0, 1))
     assert first == again
     assert not {architecture for architecture, _, _ in first} & {architecture for architecture, _, _ in other}
+
+
+def test_of_a_union_each_member_has_as_many():
+    members = {
+        "vgg": Families(family="vgg", depth=(2, 4), channels=(4, 8), max_pools=1),
+        "dense": Families(family="densenet", depth=(1, 3), growths=(2, 4), layers=(1, 2)),
+    }
+    union = UnionSpace(input_size=8, members=members)
+    limits = {"macs": 400_000}
+    small, large = (plan(union, GenerateSettings(architectures=count), limits, 3) for count in (5, 12))
+    assert large[:5] == small
+    names = [union.member(architecture) for architecture, _, _ in large]
+    assert names == ["vgg", "dense"] * 6
+    assert within(union, np.concatenate([architecture.row() for architecture, _, _ in large]), limits).all()
+    repeated = plan(union, GenerateSettings(architectures=6, repeat_fraction=0.5), limits, 3)
+    assert [role for _, _, role in repeated] == ["sample"] * 6 + ["repeat"] * 3
+    with pytest.raises(InputError, match="member 'dense': limit macs"):
+        plan(union, GenerateSettings(architectures=5), {"macs": 40_000}, 3)
 
 
 def test_limits_that_leave_nothing_are_refused():

@@ -12,13 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_gen import Task, WorkerSettings, open_store, run_jobs, worker
+from data_gen import Task, WorkerSettings, label_table, measured, open_store, run_jobs, worker
 from supernet import Architecture, OpSubset
 from supernet.graph import named_graph_to_json
 from supernet.network import build_network
 from supernet.op_subset import LayerSettings
 from tests.data_gen.test_driver import alive, wait_for
 from training import DataSettings, Recipe, load_split, prepare, train
+from training.corrupted import CorruptedSplit, measure_robustness
+from training.robustness import RobustnessSettings
 
 SPACE = OpSubset(
     layers=(LayerSettings(channels=8), LayerSettings(channels=12, stride=2)),
@@ -179,6 +181,67 @@ def test_the_test_split_is_measured_once(digits, monkeypatch):
     (answer,) = answered(answers)
     assert calls == [1]
     assert answer["result"]["curves"]["validation_epochs"] == []
+
+
+ROBUSTNESS = RobustnessSettings(corruptions=("gaussian_noise", "fog"), severities=(1, 5), images=20)
+CELLS = ["accuracy_gaussian_noise_1", "accuracy_gaussian_noise_5", "accuracy_fog_1", "accuracy_fog_5"]
+
+
+class TestRobustness:
+    def serve(self, info, stop=None, measure="validation"):
+        answers = io.StringIO()
+        first = {**first_line(info, measure), "robustness": ROBUSTNESS.model_dump(mode="json")}
+        return worker._Context(first, answers, stop or threading.Event()), answers
+
+    def test_it_is_measured_on_the_network_that_was_trained(self, digits):
+        serving, answers = self.serve(digits)
+        serving.run(job())
+        result = answered(answers)[0]["result"]
+        network = build_network(SPACE.graph(ARCHITECTURES[0]), 0)
+        splits = load_split(digits, "train"), load_split(digits, "validation")
+        train(network, *splits, digits.normalisation, RECIPE, 0, ARCHITECTURES[0].key)
+        expected = measure_robustness(network, CorruptedSplit(splits[1], ROBUSTNESS), digits.normalisation, RECIPE)
+        assert result["metrics"] == expected
+        assert list(expected) == ["accuracy_clean", *CELLS]
+
+    def test_a_test_worker_measures_it_on_the_test_split(self, digits):
+        serving, _ = self.serve(digits, measure="test")
+        assert torch.equal(serving.corrupted.clean.labels, load_split(digits, "test").labels[::2])
+
+    def test_without_it_nothing_is_measured(self, context):
+        serving, answers = context
+        serving.run(job())
+        assert "metrics" not in answered(answers)[0]["result"]
+
+    def test_a_stop_while_it_is_measured_is_a_stop(self, digits, monkeypatch):
+        def end(code):
+            raise Ended(code)
+
+        def train_and_stop(*arguments, **options):
+            result = train(*arguments, **options)
+            stop.set()
+            return result
+
+        monkeypatch.setattr(worker.os, "_exit", end)
+        monkeypatch.setattr("training.train", train_and_stop)
+        stop = threading.Event()
+        serving, answers = self.serve(digits, stop)
+        with pytest.raises(Ended):
+            serving.run(job())
+        assert answered(answers) == [{"job": 7, "stopped": True}]
+
+    def test_a_driver_keeps_what_was_measured(self, digits, tmp_path):
+        task = Task(SPACE, digits, RECIPE, robustness=ROBUSTNESS)
+        with closing(open_store(tmp_path / "store.db")) as store:
+            run_jobs(store, planned(store)[:1], task, WorkerSettings(device="cpu", cpu_workers=1))
+            (result,) = store.results("generate")
+            (row,) = label_table(store, SPACE).rows
+        assert list(result.metrics) == ["accuracy_clean", *CELLS]
+        assert row.metrics["robust_accuracy"] == pytest.approx(sum(result.metrics[name] for name in CELLS) / 4)
+        assert row.metrics["accuracy_fog"] == pytest.approx(sum(result.metrics[name] for name in CELLS[2:]) / 2)
+        assert measured(result, "robust_accuracy") == row.metrics["robust_accuracy"]
+        assert measured(result, "accuracy") == result.accuracy
+        assert measured(result, "accuracy_snow") is None
 
 
 @pytest.mark.parametrize(

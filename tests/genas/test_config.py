@@ -1,8 +1,12 @@
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 import yaml
 
-from genas.config import check_name, differences, find_run, load_run, save_settings
-from genas.stages import resolve
+from data_gen import read_store
+from genas.config import StudySettings, check_name, differences, find_run, load_run, save_settings
+from genas.stages import compare, label_settings, resolve, retrain_settings, saved_settings
 from supernet import DavidNet, InputError, OpSubset
 from supernet.settings import UnavailableError
 
@@ -172,3 +176,49 @@ def test_an_auxiliary_head_needs_its_place(stage, recipe, tmp_path):
         resolve(load_run(recipe, logs=tmp_path))
     settings = resolve(load_run(recipe, ["space=darts", "space.cells=3", "space.input_size=8"], tmp_path))[0].settings
     assert getattr(settings, stage).recipe.auxiliary == 0.4
+
+
+class TestStudySettings:
+    def test_sizes_are_numbers_or_objects(self):
+        sizes = StudySettings.model_validate({"sizes": [500, {"train_images": 1000, "epochs": 30}]}).sizes
+        assert [(size.train_images, size.epochs) for size in sizes] == [(500, None), (1000, 30)]
+        saved = StudySettings(sizes=sizes).model_dump(mode="json")
+        assert StudySettings.model_validate(saved).sizes == sizes
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("study: {sizes: [20, 20]}", r"mine\.yml:1: key 'study\.sizes': 20 is named twice"),
+            ("study:\n  sizes: [20, {train_images: 20, epochs: 3}]", r"mine\.yml:2: key 'study\.sizes': 20 is named"),
+            ("study: {sizes: []}", r"mine\.yml:1: key 'study\.sizes'"),
+            ("study: {sizes: 20}", r"mine\.yml:1: key 'study\.sizes'"),
+            ("study: {sizes: [1]}", r"mine\.yml:1: key 'study\.sizes\.0"),
+            ("study: {sizes: [many]}", r"mine\.yml:1: key 'study\.sizes\.0"),
+            ("study: {sizes: [{train_images: 20, epochs: 0}]}", r"mine\.yml:1: key 'study\.sizes\.0\.epochs'"),
+            ("study: {sizes: [{train_image: 20}]}", r"mine\.yml:1: .*Did you mean 'train_images'"),
+            ("study: {}", r"mine\.yml:1: key 'study\.sizes' is missing"),
+        ],
+    )
+    def test_what_is_none_is_named_with_its_place(self, tmp_path, text, said):
+        path = tmp_path / "mine.yml"
+        path.write_text(text)
+        with pytest.raises(InputError, match=said):
+            load_run(path)
+
+
+def test_results_of_format_2_agree_with_their_settings(tmp_path):
+    """What was made before robustness was known was made without it."""
+    fixture = Path(__file__).parent.parent / "fixtures" / "format2"
+    (tmp_path / "old").mkdir()
+    for name in ("config.yml", "store.db"):
+        (tmp_path / "old" / name).write_bytes((fixture / name).read_bytes())
+    run = load_run("old", logs=tmp_path)
+    with closing(read_store(run.store)) as store:
+        for stage in ("generate", "retrain"):
+            saved = saved_settings(store, stage)
+            recipe = run.settings.retrain.recipe or run.settings.generate.recipe
+            own = label_settings(run.settings) if stage == "generate" else retrain_settings(run.settings, recipe)
+            compare(run, stage, {key: saved[key] for key in own}, own)
+        other = load_run("old", ["generate.robustness={}"], tmp_path)
+        with pytest.raises(InputError, match=r"generate\.robustness: None -> "):
+            compare(other, "generate", saved_settings(store, "generate"), label_settings(other.settings))

@@ -1,10 +1,13 @@
 from importlib import resources
 
+import numpy as np
 import pytest
 
+from data_gen import plan
 from genas.config import RunSettings, bundled_recipes, load_run
 from genas.stages import resolve
 from genas.yaml_reader import read_yaml
+from supernet.limits import within
 
 DEFAULTS = RunSettings().model_dump(mode="json")
 
@@ -81,3 +84,51 @@ def test_quickstart_needs_no_download_and_few_trainings():
     settings = load_run("quickstart").settings
     assert settings.data.source == "digits"
     assert settings.generate.architectures <= 100
+
+
+PUBLISHED = {"vgg": (20, 70), "resnet": (20, 70), "densenet": (2, 7)}
+"""Least and most nodes of the published random chains."""
+
+
+def test_a_recipe_wins_over_the_space_of_its_name():
+    run = load_run("families")
+    assert (run.name, run.settings.space.kind, list(run.settings.space.members)) == (
+        "families",
+        "union",
+        list(PUBLISHED),
+    )
+
+
+def test_families_is_the_published_study_searched_as_one():
+    settings = load_run("families").settings
+    for name, member in settings.space.members.items():
+        assert (member.family, member.depth, member.max_pools) == (name, PUBLISHED[name], 3)
+        assert (member.channels, member.kernels) == ((16, 32, 64), (3, 5))
+        assert (member.growths, member.layers) == ((16, 32, 64), (3, 6, 9, 12))
+    assert len(list(settings.generate.robustness.cells)) == 75
+    assert settings.generate.robustness.images is None
+    assert settings.generate.keep_weights
+    assert [size.train_images for size in settings.study.sizes] == [500, 1000, 5000, 10_000, 25_000]
+    assert settings.fit.metric == "robust_accuracy"
+
+
+def test_the_small_families_are_narrow_and_their_sets_small():
+    settings = load_run("families_small").settings
+    assert [size.train_images for size in settings.study.sizes] == [500, 1000]
+    assert max(size.train_images for size in settings.study.sizes) < settings.data.train_images
+    for name, member in settings.space.members.items():
+        assert member.depth[1] <= PUBLISHED[name][1] / 1.4
+    assert max(settings.space.members["vgg"].channels) <= 32
+
+
+@pytest.mark.parametrize(("name", "count"), [("families_small", 36), ("families", 9)])
+def test_limits_leave_each_family_what_is_planned(name, count):
+    settings = load_run(name).settings
+    generate = settings.generate.model_copy(update={"architectures": count})
+    planned = [architecture for architecture, _, _ in plan(settings.space, generate, settings.bounds, settings.seed)]
+    assert [settings.space.member(one) for one in planned] == list(PUBLISHED) * (count // 3)
+    rows = np.concatenate([one.row() for one in planned])
+    assert within(settings.space, rows, settings.bounds).all()
+    for number in range(3):  # not all as shallow as can be: the limit leaves a choice
+        depths = {int(depth) for depth in settings.space.depths(rows[rows[:, 0] == number])}
+        assert len(depths) > 1

@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -76,6 +76,7 @@ class FakeResult:
     job: FakeJob
     accuracy: float
     costs: dict
+    metrics: dict = field(default_factory=dict)
 
 
 def results_of(pairs):
@@ -127,25 +128,39 @@ class TestControls:
         results = results_of([(small, 0.5), (middle, 0.6), (lucky, 0.9), (lucky, 0.2), (large, 0.95)])
         limits = {"macs": macs_of(lucky)}
         assert macs_of(large) > limits["macs"]
-        roles = _controls(SPACE, small, results, limits, 0)
+        roles = _controls(SPACE, small, results, "accuracy", limits, 0)
         assert roles["winner"] == small
         assert roles["best_generated"] == middle
 
+    def test_the_best_is_that_by_the_metric_that_was_searched_for(self):
+        small, middle, lucky, large = by_macs(4)
+        accurate, robust, neither = results_of([(middle, 0.9), (lucky, 0.6), (large, 0.5)])
+        accurate, robust, neither = (
+            replace(one, metrics={"accuracy_clean": one.accuracy, "accuracy_fog_1": value})
+            for one, value in ((accurate, 0.1), (robust, 0.4), (neither, 0.2))
+        )
+        results = [accurate, robust, neither]
+        assert _controls(SPACE, small, results, "robust_accuracy", {}, 0)["best_generated"] == lucky
+        assert _controls(SPACE, small, results, "accuracy", {}, 0)["best_generated"] == middle
+        # Where it was not measured, as in runs of before, accuracy stands for it.
+        old = [replace(one, metrics={}) for one in results]
+        assert _controls(SPACE, small, old, "robust_accuracy", {}, 0)["best_generated"] == middle
+
     def test_a_control_that_is_the_winner_is_left_out(self):
         small, middle = by_macs(2)
-        roles = _controls(SPACE, middle, results_of([(small, 0.5), (middle, 0.6)]), {}, 0)
+        roles = _controls(SPACE, middle, results_of([(small, 0.5), (middle, 0.6)]), "accuracy", {}, 0)
         assert set(roles) == {"winner", "random_same_macs"}
-        assert set(_controls(SPACE, small, [], {}, 0)) == {"winner", "random_same_macs"}
+        assert set(_controls(SPACE, small, [], "accuracy", {}, 0)) == {"winner", "random_same_macs"}
 
     @pytest.mark.parametrize("limits", [{}, {"macs": 150_000}, {"conv_macs": 150_000}, {"params": 5_000}])
     def test_the_random_one_has_the_winners_macs_and_keeps_the_limits(self, limits):
         winner = architectures(SPACE, sample_distinct(SPACE, 1, np.random.default_rng(1), limits))[0]
-        random = _controls(SPACE, winner, [], limits, 0)["random_same_macs"]
+        random = _controls(SPACE, winner, [], "accuracy", limits, 0)["random_same_macs"]
         assert random != winner
         assert abs(macs_of(random) - macs_of(winner)) <= 0.02 * macs_of(winner)
         costs = SPACE.costs(random.row())
         assert all(costs[name][0] <= limit for name, limit in limits.items())
-        assert _controls(SPACE, winner, [], limits, 0)["random_same_macs"] == random
+        assert _controls(SPACE, winner, [], "accuracy", limits, 0)["random_same_macs"] == random
 
 
 class TestGain:

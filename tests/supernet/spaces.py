@@ -5,7 +5,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from supernet import Darts, DavidNet, Families, HandMade, NasBench201, OpSubset, architectures
+from supernet import Darts, DavidNet, Families, HandMade, NasBench201, OpSubset, UnionSpace, architectures
 from supernet.op_subset import LayerSettings
 from supernet.stages import Stages
 
@@ -160,12 +160,36 @@ def handmade_spaces():
     )
 
 
-def spaces():
-    """Small spaces of every kind."""
+def single_spaces():
+    """Small spaces of every kind but unions."""
     return st.one_of(
         op_subset_spaces(), davidnet_spaces(), nasbench201_spaces(), darts_spaces(), families_spaces(),
         handmade_spaces(), stages_spaces(),
     )  # fmt: skip
+
+
+SHARED = {"input_size", "input_channels", "classes"}
+
+
+@st.composite
+def union_spaces(draw):
+    """Unions of one to three small spaces of any kinds, on the smallest pictures that all of them were made for."""
+    members = draw(st.lists(single_spaces(), min_size=1, max_size=3))
+    try:
+        return UnionSpace(
+            input_size=max(member.input_size for member in members),
+            input_channels=draw(st.integers(1, 3)),
+            classes=draw(st.integers(2, 5)),
+            members={f"m{number}": one.model_dump(exclude=SHARED) for number, one in enumerate(members)},
+        )
+    except ValidationError as error:  # such as a stem whose strides another size does not take
+        assume("input_size" not in str(error))
+        raise
+
+
+def spaces():
+    """Small spaces of every kind."""
+    return st.one_of(single_spaces(), union_spaces())
 
 
 @st.composite
