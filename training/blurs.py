@@ -47,7 +47,7 @@ def defocus_blur(pictures: Tensor, constants: Constants, draws: Draws) -> Tensor
 
 @functools.lru_cache(maxsize=16)
 def disk(radius: float, sigma: float) -> Tensor:
-    """float32 square of odd side: a disk on a grid, blurred by 3 x 3 (from radius 8: 5 x 5) Gaussian weights."""
+    """float32 square of odd side: a disk on a grid, blurred by 3 x 3 (above radius 8: 5 x 5) Gaussian weights."""
     reach, width = (8, 3) if radius <= 8 else (int(radius), 5)
     line = torch.arange(-reach, reach + 1, dtype=torch.float64)
     kernel = ((line**2 + line[:, None] ** 2) <= radius**2).double()
