@@ -126,7 +126,9 @@ def study_plots(study: Study) -> list[Plot]:
     study = by_network(study)
     plots = [accuracy_against_depth(study, "clean")]
     if study.corruptions:
-        plots += [accuracy_against_depth(study, "robust"), robustness_by_corruption(study), robust_against_clean(study)]
+        plots += [accuracy_against_depth(study, "robust"), robustness_by_corruption(study)]
+        if any(map(has_clean, study.runs)):
+            plots.append(robust_against_clean(study))
     return plots
 
 

@@ -195,7 +195,7 @@ class TestStudySettings:
             ("study: {sizes: [1]}", r"mine\.yml:1: key 'study\.sizes\.0"),
             ("study: {sizes: [many]}", r"mine\.yml:1: key 'study\.sizes\.0"),
             ("study: {sizes: [{train_images: 20, epochs: 0}]}", r"mine\.yml:1: key 'study\.sizes\.0\.epochs'"),
-            ("study: {sizes: [{train_image: 20}]}", r"mine\.yml:1: .*Did you mean 'train_images'"),
+            ("study: {sizes: [{train_images: 20, epoch: 3}]}", r"mine\.yml:1: .*Did you mean 'epochs'"),
             ("study: {}", r"mine\.yml:1: key 'study\.sizes' is missing"),
         ],
     )
