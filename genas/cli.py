@@ -67,11 +67,12 @@ def run(
         _print_json(results)
         _exit_if_failed(results["generate"], results["retrain"])
         return
+    from genas.robust_words import studied
     from genas.words import fitted, found, generated, retrained
 
-    _say(
-        generated(results["generate"]), fitted(results["fit"]), found(results["search"]), retrained(results["retrain"])
-    )
+    study = [studied(results["study"])] if "study" in results else []
+    ends = fitted(results["fit"]), found(results["search"]), retrained(results["retrain"])
+    _say(generated(results["generate"]), *study, *ends)
     if results["retrain"]["model"] is not None:
         _say(f"Network: {loaded.folder / 'winner' / 'model.py'} with weights.safetensors")
     _say(
