@@ -387,14 +387,16 @@ def search_front(
     for name in objectives:
         if name not in (*LIMITED, "latency") or (name == "latency" and "latency" not in settings.bounds):
             raise InputError(f"search --front {name!r:.80}: unknown cost; {nearest(name, LIMITED)}")
-    maximised: dict[str, Score] = {searcher.predictor.metric: searcher.predicted}
+    # What is compared are the predictors' own scores: above the best label their values in the metric may be all alike.
+    maximised: dict[str, Score] = {searcher.predictor.metric: _scores_of(space, searcher.predictor)}
     minimised: dict[str, Score] = {name: _cost(searcher, name) for name in objectives}
     values: dict[str, Score] = {searcher.predictor.metric: searcher.predicted}
     for folder in further:
         predictor = Predictor.load(folder)
         if predictor.metric in values or predictor.features:
             raise InputError(f"{folder}: expected a predictor without features of a metric that is not there yet")
-        (minimised if lower_is_better(predictor.metric) else maximised)[predictor.metric] = _metric(space, predictor)
+        aim = minimised if lower_is_better(predictor.metric) else maximised
+        aim[predictor.metric] = _scores_of(space, predictor)
         values[predictor.metric] = _metric(space, predictor)
     random = np.random.default_rng([settings.seed, 1])
     front_settings = FrontSettings(variant="nsga3" if many else "nsga2", queries=settings.search.queries)
@@ -419,7 +421,9 @@ def search_front(
         "front": entries,
         "queries": found.queries,
         "seconds": seconds,
-        "hypervolume": _share_of_box(found.values * [-1.0 if name in maximised else 1.0 for name in found.objectives]),
+        "hypervolume": _share_of_box(
+            np.stack([np.array(columns[name]) * (-1.0 if name in maximised else 1.0) for name in found.objectives], 1)
+        ),
     }
     write_json(searcher.run.folder / "winner" / "front.json", content)
     return content
@@ -436,6 +440,10 @@ def _cost(searcher: Searcher, name: str) -> Score:
     if measure is not None:
         return measure
     return lambda rows: cost_of(searcher.space, rows, name).astype(np.float64)
+
+
+def _scores_of(space: AnySpace, predictor: Predictor) -> Score:
+    return lambda rows: predictor.score(graphs_of(space, rows)).scores
 
 
 def _metric(space: AnySpace, predictor: Predictor) -> Score:
