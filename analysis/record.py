@@ -239,6 +239,7 @@ class FrontPoint(_Content):
 
     key: str
     architecture: str
+    distance: float | None = None
 
     def value(self, name: str) -> float:
         """Of one objective."""

@@ -497,20 +497,23 @@ def _front(front: Front, winner: Winner | None) -> Section:
     shown = [number for number in range(len(front.front)) if number % step == 0 or number in taken]
     rows = [
         (front.front[number].architecture + (" (winner)" if number in taken else ""),
-         *(f"{column[number]:.4g}" for column in columns))
+         *(f"{column[number]:.4g}" for column in columns),
+         "" if (distance := front.front[number].distance) is None else f"{distance:.1f}")
         for number in shown
     ]  # fmt: skip
     wanted = ", ".join(f"{'most' if one.maximised else 'least'} {one.name.replace('_', ' ')}"
                        for one in front.objectives)  # fmt: skip
     caption = (
         f"{len(front.front):,} architectures that nothing dominates ({wanted}), of {front.queries:,} scored in "
-        f"{words.duration(front.seconds)}; limits: {words.limits(front.limits)}. Predictions, not measurements. "
+        f"{words.duration(front.seconds)}; limits: {words.limits(front.limits)}. Predictions, not measurements; the "
+        f"distance is that from the nearest labelled network, 1 is as far as those are from each other, from 2 on little is known. "
         f"{'' if step == 1 else f'The table has one in {step}. '}Source: winner/front.json."
     )
-    data = [(row.key, *(row.value(name) for name in names)) for row in front.front]
+    data = [(row.key, *(row.value(name) for name in names), row.distance) for row in front.front]
     return Section(
         "front", "What is traded for what", figure=figure, caption=caption,
-        tables=[Table(("architecture", *units), rows)], details=[csv_details(("architecture", *names), data)],
+        tables=[Table(("architecture", *units, "distance"), rows)],
+        details=[csv_details(("architecture", *names, "distance"), data)],
     )  # fmt: skip
 
 

@@ -376,7 +376,8 @@ def search_front(
         engine: ``pymoo`` has its algorithms do it, which needs that package.
 
     Returns:
-        ``objectives`` (name and whether it is ``maximised``), ``front`` (each with its values), ``queries``,
+        ``objectives`` (name and whether it is ``maximised``), ``front`` (each with its values, its ``distance`` from
+        the nearest labelled one and whether that is ``far``, see :func:`search`), ``queries``,
         ``seconds``, ``hypervolume`` as a share of the box between the best and the worst of the front.
 
     Raises:
@@ -412,9 +413,11 @@ def search_front(
         entries = []
         columns = {name: ask(found.choices).tolist() for name, ask in values.items()}
         columns |= {name: ask(found.choices).tolist() for name, ask in minimised.items() if name not in columns}
+        far = searcher.predictor.distance(graphs_of(space, found.choices)).tolist()
         for place, architecture in enumerate(architectures(space, found.choices)):
             told = {name: column[place] for name, column in columns.items()}
-            entries.append({"key": architecture.key, "architecture": space.format(architecture), **told})
+            about = {"distance": far[place], "far": far[place] >= FAR}
+            entries.append({"key": architecture.key, "architecture": space.format(architecture), **told, **about})
     content = {
         "objectives": [{"name": name, "maximised": name in maximised} for name in found.objectives],
         "limits": limits_json(settings.bounds),

@@ -292,16 +292,21 @@ def found_front(result: dict[str, Any]) -> str:
     lines = [
         f"search --front: {wanted}, under {limits_words(result['limits'])}; {result['queries']:,} architectures scored "
         f"in {duration(result['seconds'])}, {len(result['front'])} that nothing dominates",
-        "  " + " ".join(f"{name:>14}" for name in names) + "  architecture",
+        "  " + " ".join(f"{name:>14}" for name in names) + "  distance  architecture",
     ]
     entries = result["front"]
     step = max(-(-len(entries) // _MOST_SHOWN), 1)
     for entry in [entry for place, entry in enumerate(entries) if place % step == 0 or place == len(entries) - 1]:
         lines.append(
-            "  " + " ".join(f"{_objective(name, entry[name]):>14}" for name in names) + f"  {entry['architecture']}"
+            "  "
+            + " ".join(f"{_objective(name, entry[name]):>14}" for name in names)
+            + f"  {entry['distance']:8.1f}  {entry['architecture']}"
         )
     if step > 1:
         lines.append(f"  one in {step} of {len(entries)}; --json and the file have all")
+    lines.append(
+        "  distance from the nearest labelled one: 1 is as far as those are from each other; from 2 on little is known"
+    )
     return "\n".join(lines)
 
 
