@@ -506,7 +506,8 @@ def _front(front: Front, winner: Winner | None) -> Section:
     caption = (
         f"{len(front.front):,} architectures that nothing dominates ({wanted}), of {front.queries:,} scored in "
         f"{words.duration(front.seconds)}; limits: {words.limits(front.limits)}. Predictions, not measurements; the "
-        f"distance is that from the nearest labelled network, 1 is as far as those are from each other, from 2 on little is known. "
+        f"distance is that from the nearest labelled network, 1 is as far as those are from each other, from 2 on "
+        f"little is known. "
         f"{'' if step == 1 else f'The table has one in {step}. '}Source: winner/front.json."
     )
     data = [(row.key, *(row.value(name) for name in names), row.distance) for row in front.front]
