@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
     from genas.examining import doctor
+    from genas.feature_spectra import spectra
     from genas.fitting import fit, fit_zero_cost, predict
     from genas.generating import export_table, generate
     from genas.linting import lint, lint_run
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from genas.retraining import retrain
     from genas.scoring import score
     from genas.searching import search, search_exact, search_front, search_limits
-    from genas.spectra import spectra
     from genas.standing import report, status
     from genas.studying import study
     from genas.timing import latency
@@ -72,7 +72,7 @@ _HOMES = {
     "search_exact": "genas.searching",
     "search_front": "genas.searching",
     "search_limits": "genas.searching",
-    "spectra": "genas.spectra",
+    "spectra": "genas.feature_spectra",
     "status": "genas.standing",
     "study": "genas.studying",
 }

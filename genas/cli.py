@@ -388,9 +388,9 @@ def spectra(
     """How many directions the features of each trained network use, layer by layer, clean and corrupted."""
     loaded = _load(source, overrides, logs)
     from genas.display import Display
+    from genas.feature_spectra import CONDITIONS
+    from genas.feature_spectra import spectra as question
     from genas.robust_words import spanned
-    from genas.spectra import CONDITIONS
-    from genas.spectra import spectra as question
 
     conditions = CONDITIONS if under is None else _names(under)
     with Display(quiet=as_json) as display:

@@ -12,9 +12,10 @@ from analysis.published import (
     read_published,
     repeats,
 )
-from analysis.study import CORRUPTIONS, EXTRA_CORRUPTIONS, TRAINING_FLAW, trends
+from analysis.study import TRAINING_FLAW, trends
 from supernet import InputError, graph_costs, read_table
 from tests.data import TABLES
+from training.corruption_names import CORRUPTIONS, EXTRA
 
 SOURCE = TABLES / "random_families_cifar10c.csv"
 RESNET = (
@@ -28,7 +29,7 @@ def line(family="densenet", **more):
     arch, convolutions, depth = (DENSENET, 37, 3) if family == "densenet" else (RESNET, 8, 5)
     values = {
         "family": family, "run": 0, "num_train": 1000, "num_depth": depth, "num_conv_layers": convolutions,
-        "normal": 448 / 896, **dict.fromkeys(CORRUPTIONS, 0.4), **dict.fromkeys(EXTRA_CORRUPTIONS, 0.1), "arch": arch,
+        "normal": 448 / 896, **dict.fromkeys(CORRUPTIONS, 0.4), **dict.fromkeys(EXTRA, 0.1), "arch": arch,
     }  # fmt: skip
     return values | more
 

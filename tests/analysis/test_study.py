@@ -8,9 +8,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.study import (
-    CORRUPTIONS,
-    EXTRA_CORRUPTIONS,
-    SEVERITIES,
     TRAINING_FLAW,
     Study,
     StudyRun,
@@ -32,12 +29,13 @@ from analysis.study import (
 from analysis.study_figures import Curve, robustness_by_corruption, spectra_over_depth, study_plots, write_figures
 from analysis.study_report import write_study_report
 from supernet import InputError
+from training.corruption_names import CORRUPTIONS, EXTRA, SEVERITIES
 
 
 def cells(accuracy, drop=0.0):
     """All cells, extra ones at 0; ``drop`` is lost from one severity to the next."""
     known = {f"{name}_{severity}": accuracy - drop * (severity - 3) for name in CORRUPTIONS for severity in SEVERITIES}
-    return known | {f"{name}_{severity}": 0.0 for name in EXTRA_CORRUPTIONS for severity in SEVERITIES}
+    return known | {f"{name}_{severity}": 0.0 for name in EXTRA for severity in SEVERITIES}
 
 
 def run(key="a", family="vgg", images=1000, seed=0, depth=10, clean=0.8, robust=0.6, own=None, flaws=()):

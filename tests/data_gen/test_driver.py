@@ -73,6 +73,7 @@ def test_a_worker_learns_everything_from_its_first_line(make_run):
         "space": SPACE.model_dump(mode="json"),
         "measure": "validation",
         "processes": 1,
+        "robustness": None,
     }
 
 

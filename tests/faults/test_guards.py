@@ -78,7 +78,7 @@ def check_a_job_is_one_row(folder):
 
 def check_a_job_has_one_result(folder):
     with stored(folder) as (store, jobs), store._writing() as connection:
-        row = (jobs[0].id, 0.5, 1.0, 1, 1, 1.0, 1, 1.0, "{}", 1.0)
+        row = (jobs[0].id, 0.5, 1.0, 1, 1, 1.0, 1, 1.0, "{}", "{}", 1.0)
         data_gen.schema.insert(connection, "results", row)
         with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
             data_gen.schema.insert(connection, "results", row)
@@ -108,7 +108,7 @@ def check_a_label_is_a_number_from_0_to_1(folder):
 
 
 def check_a_result_belongs_to_a_job(folder):
-    row = (99, 0.5, 1.0, 1, 1, 1.0, 1, 1.0, "{}", 1.0)
+    row = (99, 0.5, 1.0, 1, 1, 1.0, 1, 1.0, "{}", "{}", 1.0)
     with stored(folder) as (store, _), store._writing() as connection:  # noqa: SIM117 - the store has to be open still
         with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
             data_gen.schema.insert(connection, "results", row)

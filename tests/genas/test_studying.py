@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 import pytest
 
-import genas.spectra
+import genas.feature_spectra
 from analysis.record import read_record
 from analysis.report import write_report
 from analysis.study import Study, StudyRun, read_rows
 from analysis.study_store import study_of_store
 from data_gen import read_store
 from genas.config import Run, load_run
+from genas.feature_spectra import spectra
 from genas.fitting import fit
 from genas.generating import export_table, generate
 from genas.picking import pick
 from genas.retraining import retrain
 from genas.robust_words import studied as told
 from genas.searching import search, take
-from genas.spectra import spectra
 from genas.studying import study, write_study
 from genas.words import retrained
 from supernet import InputError, read_table
@@ -353,8 +353,8 @@ class TestSpectra:
 
     def test_a_second_time_makes_nothing_and_another_condition_only_itself(self, again, studied, monkeypatch):
         made = []
-        whole = genas.spectra.feature_spectra
-        monkeypatch.setattr(genas.spectra, "feature_spectra", lambda *a, **o: made.append(1) or whole(*a, **o))
+        whole = genas.feature_spectra.feature_spectra
+        monkeypatch.setattr(genas.feature_spectra, "feature_spectra", lambda *a, **o: made.append(1) or whole(*a, **o))
         assert spectra(again, CONDITIONS, images=20)["means"] == studied.spectra["means"]
         assert not made
         more = spectra(again, (*CONDITIONS, "snow_1"), images=20)

@@ -181,7 +181,9 @@ def test_costs():
 
 def test_planned():
     result = {"images": {"train": 1200, "test": 30}, "classes": 10, "workers": 2, "device": "cpu", "trainings": 24,
-              "seconds_each": 5.0, "generate_seconds": 60.0, "retrainings": 6, "retrain_seconds": 15.0,
+              "seconds_each": 5.0, "generate_seconds": 60.0, "retrainings": 6, "study": 0,
+        "study_seconds": 0.0,
+        "retrain_seconds": 15.0,
               "notes": ["26 validation images make coarse labels"]}  # fmt: skip
     text = planned(result, "logs/quickstart")
     assert "1,200 train, 30 test images of 10 classes, 2 workers (first on cpu), folder logs/quickstart" in text
