@@ -22,6 +22,7 @@ from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
 from supernet.settings import InputError, distinct, nearest
 from supernet.space import Architecture, Choices, SearchSpace, architectures, check_cost
+from supernet.supergraph import Active, Edge, Group, Inputs, Step, SuperGraph
 
 OperationName = Literal[
     "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7",
@@ -207,6 +208,59 @@ class Darts(SearchSpace):
         last = len(nodes) - 1
         edges += [(last, last + 1), (last + 1, last + 2)]
         return ArchGraph((*nodes, *self._head), tuple(edges))
+
+    def supergraph(self) -> SuperGraph:
+        steps = [Step(self._stem[0]), Step(self._stem[1], (0,))]
+        outputs = [1, 1]  # of the two cells before
+        first_of = [self._first_group(node) for node in range(2, self.nodes + 3)]
+        for kind, (projections, operations, sums, output) in self._cells:
+            states = []
+            for projection, source in zip(projections, outputs, strict=True):
+                steps.append(Step(projection, (source,)))
+                states.append(len(steps) - 1)
+            for known, total, first in zip(operations, sums, first_of[:-1], strict=True):
+                begin = kind * first_of[-1] + first
+                mixed = (Edge(states[source], nodes, begin + source) for source, nodes in enumerate(known))
+                steps.append(Step(total, edges=tuple(mixed)))
+                states.append(len(steps) - 1)
+            steps.append(Step(output, tuple(states[2:])))
+            outputs = [outputs[1], len(steps) - 1]
+        for node in self._head:
+            steps.append(Step(node, (len(steps) - 1,)))
+        groups = tuple(
+            Group(f"{kind} {source} to {node}", self.operations, place=(number * self.nodes + node - 2, source))
+            for number, kind in enumerate(_KINDS)
+            for node in range(2, self.nodes + 2)
+            for source in range(node)
+        )
+        inputs = tuple(Inputs(node, 2) for _ in _KINDS for node in range(2, self.nodes + 2))
+        return SuperGraph(tuple(steps), groups, inputs, self._active, self._choices)
+
+    @staticmethod
+    def _first_group(node: int) -> int:
+        """Groups of one kind of cell before those that lead to a node."""
+        return (node - 2) * (node + 1) // 2
+
+    def _active(self, row: Sequence[int]) -> Active:
+        """The options that are on: of the two inputs of each node, one each."""
+        active: list[tuple[int, ...]] = []
+        for place in range(2 * self.nodes):
+            option, *applied = (int(one) for one in row[3 * place : 3 * place + 3])
+            node = place % self.nodes
+            on = dict(zip(_pairs(node)[option], applied, strict=True))
+            active += [(on[source],) if source in on else () for source in range(node + 2)]
+        return tuple(active)
+
+    def _choices(self, active: Active) -> tuple[int, ...]:
+        """The inverse of :meth:`_active`."""
+        row: list[int] = []
+        own = iter(active)
+        for place in range(2 * self.nodes):
+            node = place % self.nodes
+            on = {source: options[0] for source in range(node + 2) if (options := next(own))}
+            first, second = sorted(on)
+            row += [_pairs(node).index((first, second)), on[first], on[second]]
+        return tuple(row)
 
     def _halves(self, architecture: Architecture) -> tuple[tuple[tuple[Pair, int, int], ...], ...]:
         """For each node of the normal and of the reduction cell its inputs and its operations."""

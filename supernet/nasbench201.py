@@ -18,6 +18,7 @@ from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
 from supernet.settings import InputError, nearest
 from supernet.space import Architecture, Choices, SearchSpace, check_cost
+from supernet.supergraph import Active, Edge, Group, Inputs, Step, SuperGraph
 
 OPERATION_NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -134,6 +135,45 @@ class NasBench201(SearchSpace):
             nodes += self._ends[stage]
         return tuple(nodes)
 
+    def supergraph(self) -> SuperGraph:
+        steps = [Step(self._stem[0]), Step(self._stem[1], (0,))]
+        for stage in range(3):
+            for cell in range(self.cells):
+                states = [len(steps) - 1]
+                for target, node in enumerate(self._states[stage][cell], 1):
+                    mixed = tuple(
+                        Edge(states[source], self._operations[stage][cell][group], group)
+                        for group, (source, end) in enumerate(EDGES)
+                        if end == target
+                    )
+                    steps.append(Step(node, edges=mixed))
+                    states.append(len(steps) - 1)
+            last = len(steps) - 1
+            if stage < 2:
+                first, second, pool, shortcut, total = self._ends[stage]
+                steps += [Step(first, (last,)), Step(second, (last + 1,)), Step(pool, (last,))]
+                steps += [Step(shortcut, (last + 3,)), Step(total, (last + 2, last + 4))]
+            else:
+                steps += [Step(node, (last + place,)) for place, node in enumerate(self._ends[stage])]
+        groups = tuple(
+            Group(f"edge {source} to {target}", OPERATION_NAMES, place=(target - 1, source)) for source, target in EDGES
+        )
+        inputs = tuple(Inputs(count, count) for count in (1, 2, 3))
+        return SuperGraph(
+            tuple(steps), groups, inputs, lambda row: tuple((int(option),) for option in row), _only_options
+        )
+
+    @cached_property
+    def _states(self) -> tuple[tuple[tuple[Node, Node, Node], ...], ...]:
+        """For each stage and cell its nodes 1, 2 and 3 as sums: of node 1 a graph has the single operation alone."""
+        return tuple(
+            tuple(
+                (operation("sum", f"{own[0][0].name}_sum", out=channels, resolution=side), *sums)
+                for own, sums in zip(operations, totals, strict=True)
+            )
+            for operations, totals, (channels, side) in zip(self._operations, self._sums, self._stages, strict=True)
+        )
+
     @cached_property
     def _wiring(self) -> tuple[tuple[int, int], ...]:
         """The edges, which are the same for all: each operation is one node."""
@@ -231,6 +271,11 @@ class NasBench201(SearchSpace):
         for stage in self._operations:
             table += self.cells * np.asarray([node_costs(node) for node in stage[0][0]], np.int64)
         return np.asarray(fixed, np.int64), table
+
+
+def _only_options(active: Active) -> tuple[int, ...]:
+    """The choices of groups that each have one option on."""
+    return tuple(option for (option,) in active)
 
 
 def indices(choices: Choices) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from supernet.graph import ArchGraph
+from supernet.graph import ArchGraph, Node
 from supernet.modules import GhostBatchNorm, PadChannels, Scale, ShiftedConv, SqueezeExcite
 from supernet.operations import JOINS, Layer, layers
 from supernet.settings import InputError
@@ -72,6 +72,15 @@ def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[float, ...], dict[s
     return nn.Linear, (layer.in_channels, layer.out_channels), {} if layer.bias else {"bias": False}
 
 
+def build_node(node: Node) -> nn.Sequential:
+    """The layers of a node, with PyTorch's default initialisation."""
+    modules = []
+    for layer in layers(node):
+        kind, arguments, options = layer_call(layer)
+        modules.append(kind(*arguments, **options))
+    return nn.Sequential(*modules)
+
+
 def node_names(graph: ArchGraph) -> list[str]:
     """A distinct Python identifier for each node: its own name, or operation and position."""
     names: list[str] = []
@@ -116,11 +125,7 @@ class Network(nn.Module):
             if len(feeds) != 1 and node.op not in JOINS:
                 raise InputError(f"network: node {names[position]!r} ({node.op}) has {len(feeds)} inputs; expected 1")
             if node.op not in JOINS:
-                modules = []
-                for layer in layers(node):
-                    kind, arguments, options = layer_call(layer)
-                    modules.append(kind(*arguments, **options))
-                self.add_module(names[position], nn.Sequential(*modules))
+                self.add_module(names[position], build_node(node))
             self._steps.append((names[position], node.op, feeds))
         self.output = graph.nodes[max(outputs)]
         self._input, self._output = names[inputs[0]], names[max(outputs)]

@@ -7,6 +7,7 @@ With its defaults this is the published CIFAR-100 space of 5 layers, 6 operation
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import compress
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ from supernet.graph import ArchGraph, Node
 from supernet.operations import COST_NAMES, graph_costs, node_costs, node_depth, operation
 from supernet.settings import InputError, Settings, distinct
 from supernet.space import Architecture, Choices, SearchSpace, check_cost, in_range
+from supernet.supergraph import Active, Edge, Group, Step, SuperGraph
 
 OperationName = Literal["skip", "sep_conv_3", "sep_conv_5", "sep_conv_7", "dil_conv_3", "dil_conv_5"]
 Channels = Annotated[int, Field(ge=1, le=65536)]
@@ -173,6 +175,24 @@ class OpSubset(SearchSpace):
             nodes += layer
             counts.append(len(layer) - 1)
         return ArchGraph((*nodes, *self._head), _edges(tuple(counts)))
+
+    def supergraph(self) -> SuperGraph:
+        width = len(self.operations)
+        steps = [Step(self._stem[0]), Step(self._stem[1], (0,))]
+        for number, (options, total) in enumerate(zip(self._operations, self._sums, strict=True)):
+            steps.append(Step(total, edges=(Edge(len(steps) - 1, options, number),)))
+        for node in self._head:
+            steps.append(Step(node, (len(steps) - 1,)))
+        groups = tuple(Group(f"layer {layer + 1}", self.operations, subset=True) for layer in range(len(self.layers)))
+
+        def encode(row: Sequence[int]) -> Active:
+            layers = [row[start : start + width] for start in range(0, len(row), width)]
+            return tuple(tuple(place for place, bit in enumerate(bits) if bit) for bits in layers)
+
+        def decode(active: Active) -> tuple[int, ...]:
+            return tuple(int(place in on) for on in active for place in range(width))
+
+        return SuperGraph(tuple(steps), groups, (), encode, decode)
 
     def reason(self, architecture: Architecture) -> str:
         layers = self.format(architecture).split()

@@ -22,6 +22,7 @@ from supernet import moves
 from supernet.graph import ArchGraph
 from supernet.operations import COST_NAMES, graph_costs, graph_depth
 from supernet.settings import InputError, Settings, nearest
+from supernet.supergraph import SuperGraph, no_supergraph
 
 Choices: TypeAlias = NDArray[np.int8]
 """A batch of architectures, shape (architectures, choices)."""
@@ -312,6 +313,10 @@ class SearchSpace(Settings, ABC):
         Raises InputError where there is none; the default always does.
         """
         raise InputError(f"space {self.name!r} has no narrower version of itself")
+
+    def supergraph(self) -> SuperGraph:
+        """All architectures as one graph, for weight sharing. Raises InputError where there is none, as by default."""
+        raise no_supergraph(self.name)
 
 
 def check_cost(cost: str) -> None:
