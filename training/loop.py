@@ -277,7 +277,7 @@ class TrainingState:
         parts = images.chunk(self._pieces)
         scaled = [None] * len(parts) if factors is None else factors.chunk(self._pieces, dim=1)
         for part, part_labels, part_factors in zip(parts, labels.chunk(self._pieces), scaled, strict=True):
-            with _autocast(recipe, self._device):
+            with autocast(recipe, self._device):
                 scores, second = scores_of(self._network, part, self._head, part_factors)
             loss = F.cross_entropy(scores.float(), part_labels, label_smoothing=recipe.label_smoothing)
             whole = loss
@@ -408,7 +408,7 @@ def _measure(
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     at_once = -(-max(recipe.batch_size, 256) // pieces)  # memory that is short for training is short here
     for images, labels in evaluation_batches(split, at_once, normalisation):
-        with _autocast(recipe, device):
+        with autocast(recipe, device):
             scores = network(images).float()
             if recipe.test_time_flip:
                 scores = (scores + network(images.flip(3)).float()) / 2
@@ -418,7 +418,8 @@ def _measure(
     return sums
 
 
-def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast | nullcontext[None]:
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast | nullcontext[None]:
+    """The arithmetic of a forward pass."""
     if recipe.precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, recipe.precision))
