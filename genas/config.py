@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, SerializeAsAny, TypeAdapter, field_v
 from data_gen import GenerateSettings, WorkerSettings
 from evolution import SearchSettings
 from genas.cheap import FidelitySettings
+from genas.front_settings import FrontSettings
 from genas.limits import LimitValue, resolve_limits
 from genas.limits import check_name as check_cost
 from genas.space_files import defaults, space_names, with_base
@@ -157,6 +158,7 @@ class RunSettings(Settings):
             convolution MACs, parameters, activation elements, depth, and latency in milliseconds.
         latency: file of the latency of operations, which ``genas latency`` measures; needed to limit it.
         study: smaller sets of images that the architectures are trained on as well, see ``genas study``.
+        front: how a front of error against cost is found, see ``genas front``.
     """
 
     name: Annotated[str, AfterValidator(check_name)] | None = None
@@ -171,6 +173,7 @@ class RunSettings(Settings):
     fidelity: FidelitySettings = FidelitySettings()
     fit: FitSettings = FitSettings()
     search: SearchStageSettings = SearchStageSettings()
+    front: FrontSettings = FrontSettings()
     retrain: RetrainSettings = RetrainSettings()
 
     @property
@@ -226,7 +229,7 @@ def settings_of(document: Document, overrides: Iterable[str], folder: Path) -> R
     """
     document, overrides = with_base(document, list(overrides), folder)
     rebased = {override.partition("=")[0].strip() for override in overrides}
-    for stage in ("generate", "retrain"):
+    for stage in ("generate", "front", "retrain"):
         _spell_out(document.value, stage, f"{stage}.recipe.base" in rebased)
     return validate(RunSettings, override(document, overrides))
 

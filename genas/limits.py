@@ -37,7 +37,8 @@ def amount(text: str) -> int | float | str:
     return whole if np.isclose(whole, value, rtol=1e-9, atol=0) else value
 
 
-def _number(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
+def number(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
+    """A number above 0, also as ``15M``; a share such as ``60%`` stays text. Raises ValueError for anything else."""
     if isinstance(value, str):
         return amount(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
@@ -45,7 +46,7 @@ def _number(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
     return value
 
 
-_Amount = Annotated[int | float | str, BeforeValidator(_number)]
+_Amount = Annotated[int | float | str, BeforeValidator(number)]
 
 
 class LimitSettings(Settings):
@@ -73,7 +74,7 @@ class LimitSettings(Settings):
 def _limit(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
     if isinstance(value, Mapping | LimitSettings):
         return value
-    value = _number(value)
+    value = number(value)
     return value if isinstance(value, int) else {"max": value}
 
 
