@@ -172,8 +172,8 @@ def front_volume(
         reference_cost: in parameters, MACs or milliseconds.
         reference_error: a fraction.
         shared: correlation between the errors of two members, from 0 to 1. Networks that were measured on the same
-            images err on the same ones in part, and do not cancel each other; 0 is for images of their own, and too narrow
-            otherwise.
+            images err on the same ones in part, and do not cancel each other; 0 is for images of their own, and
+            otherwise too narrow.
 
     Raises:
         InputError: members of both splits, a reference that is not finite and above 0, or a correlation out of range.

@@ -13,7 +13,8 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from analysis.content import Content, read_content
-from analysis.front_file import FrontFile, read_front
+from analysis.front_file import ENSEMBLE_FILE, FRONT_FILE, FrontFile, ensemble_members, read_front
+from analysis.fronts import Member
 from analysis.study import Study
 from analysis.study_store import study_of_store
 from data_gen.store import STUDY_STAGE, Failure, Label, Store, read_store
@@ -356,7 +357,8 @@ class Record:
     """Everything that the report is written from. What a stage has not written yet is None or empty.
 
     Attributes:
-        front: what ``search --front`` predicts; ``trained_front`` is of networks that were trained.
+        front: what ``search --front`` predicts; ``trained_front`` is of networks that were trained,
+            and ``ensembles`` of such networks.
         cheap: the trainings of each cheap setting, by the name of its stage.
         study: trainings under corruptions or on smaller sets of images, with those of ``generate``; None where no
             network was measured so, or the space is one that only a Python program knows.
@@ -376,6 +378,7 @@ class Record:
     sweep: Sweep | None
     front: Front | None
     trained_front: FrontFile | None
+    ensembles: Sequence[Member]
     study: Study | None
     spectra: Mapping[str, str]
     meta: Meta | None
@@ -452,7 +455,7 @@ def read_record(folder: Path) -> Record:
                 study = _study(store, config)
         finally:
             store.close()
-    elif evaluation is None:
+    elif evaluation is None and not (folder / FRONT_FILE).is_file():
         raise InputError(f"{folder}: no run here (neither store.db nor predictor/evaluation.json); run generate first")
     return Record(
         folder,
@@ -467,6 +470,7 @@ def read_record(folder: Path) -> Record:
         read_content(folder / "winner" / "limits.json", Sweep),
         read_content(folder / "winner" / "front.json", Front),
         read_front(folder),
+        ensemble_members(folder / ENSEMBLE_FILE),
         study,
         {
             path.stem.removeprefix(_SPECTRA): path.read_text(encoding="utf-8", errors="replace")
