@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from analysis.content import Content, read_content
+from analysis.front_file import ENSEMBLE_FILE, FRONT_FILE, FrontFile, ensemble_members, read_front
+from analysis.fronts import Member
 from analysis.study import Study
 from analysis.study_store import study_of_store
 from data_gen.store import STUDY_STAGE, Failure, Label, Store, read_store
 from supernet import COST_NAMES, InputError
-from supernet.files import read_json, read_proved_text
+from supernet.files import read_proved_text
 from supernet.spaces import make_space
 
 MOST_CURVES = 2_000
@@ -29,13 +32,7 @@ _OWN_STAGES = ("generate", "retrain", "top", "handmade")
 """Stages of a store that are no cheap settings."""
 
 
-class _Content(BaseModel):
-    """A file that an earlier stage wrote. Keys that the report does not show may be there."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-
-class ModelTau(_Content):
+class ModelTau(Content):
     """Kendall tau of one predictor on the held-out architectures; larger is better."""
 
     tau: float
@@ -43,7 +40,7 @@ class ModelTau(_Content):
     tau_splits: float | None = None
 
 
-class LabelNoise(_Content):
+class LabelNoise(Content):
     """How far two trainings of one architecture agree."""
 
     architectures: int
@@ -52,7 +49,7 @@ class LabelNoise(_Content):
     standard_deviation: float
 
 
-class HeldOut(_Content):
+class HeldOut(Content):
     """One held-out architecture."""
 
     id: str
@@ -61,7 +58,7 @@ class HeldOut(_Content):
     interval80: tuple[float, float] | None = None
 
 
-class Curve(_Content):
+class Curve(Content):
     """Kendall tau after so many labels, and how many more would give so much more."""
 
     labels: tuple[int, ...]
@@ -70,7 +67,7 @@ class Curve(_Content):
     more_labels: int | None
 
 
-class Trust(_Content):
+class Trust(Content):
     """How far the order of the predictor that searches holds."""
 
     verdict: str
@@ -81,7 +78,7 @@ class Trust(_Content):
     learning_curve: Curve
 
 
-class Evaluation(_Content):
+class Evaluation(Content):
     """``predictor/evaluation.json``; ``proxy`` is there where the metric is a training-free proxy, not measured.
 
     Earlier versions fitted the graph networks alone, on one split, and told of nothing but tau.
@@ -111,7 +108,7 @@ class Evaluation(_Content):
         return is_fraction(self.metric, [row.measured for row in self.held_out])
 
 
-class CheapLabels(_Content):
+class CheapLabels(Content):
     """What one cheap setting costs, as shares of the full recipe, and how each kind of its labels ranks."""
 
     epochs: int
@@ -132,7 +129,7 @@ class Pick(ModelTau):
     cost: float
 
 
-class Fidelity(_Content):
+class Fidelity(Content):
     """``fidelity.json``."""
 
     architectures: int
@@ -142,7 +139,7 @@ class Fidelity(_Content):
     pick: Pick | None
 
 
-class Costed(_Content):
+class Costed(Content):
     """An architecture and its exact costs for one image."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="allow")  # other costs, where those are limited
@@ -174,7 +171,7 @@ class Winner(Candidate):
     graph: dict[str, Any]
 
 
-class Searched(_Content):
+class Searched(Content):
     """One search: (queries so far, best prediction so far) in ``history``, best first in ``best``."""
 
     queries: int
@@ -183,7 +180,7 @@ class Searched(_Content):
     best: tuple[Candidate, ...] = Field(min_length=1)
 
 
-class WinnerTrust(_Content):
+class WinnerTrust(Content):
     """An interval that holds a label with a given probability, and the distance to the nearest labelled one."""
 
     level: float
@@ -192,7 +189,7 @@ class WinnerTrust(_Content):
     far: bool = False
 
 
-class Search(_Content):
+class Search(Content):
     """``winner/search.json``; earlier versions do not tell how far to trust the winner's prediction."""
 
     metric: str
@@ -206,14 +203,14 @@ class Search(_Content):
     taken: str | None = None
 
 
-class LimitWinner(_Content):
+class LimitWinner(Content):
     """What was found under one of several limits; None where nothing keeps it."""
 
     limit: int
     winner: Candidate | None
 
 
-class Sweep(_Content):
+class Sweep(Content):
     """``winner/limits.json``: a winner for each of several limits on one cost, and the front of all that was scored."""
 
     metric: str
@@ -225,14 +222,14 @@ class Sweep(_Content):
     seconds: float
 
 
-class Objective(_Content):
+class Objective(Content):
     """What a front trades: its name, and whether more of it is better."""
 
     name: str
     maximised: bool
 
 
-class FrontPoint(_Content):
+class FrontPoint(Content):
     """One architecture of a front; its objectives stand beside these."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="allow")
@@ -246,7 +243,7 @@ class FrontPoint(_Content):
         return float(getattr(self, name))
 
 
-class Front(_Content):
+class Front(Content):
     """``winner/front.json``: what nothing dominates of all that was scored; each has a value of every objective."""
 
     objectives: tuple[Objective, ...] = Field(min_length=2)
@@ -274,14 +271,14 @@ class Role(Costed):
     relative_robustness: tuple[float, ...] = ()
 
 
-class Gain(_Content):
+class Gain(Content):
     """Mean test accuracy of the winner less that of a control, a fraction; the interval is over seeds."""
 
     difference: float
     ci95: tuple[float, float] | None
 
 
-class Model(_Content):
+class Model(Content):
     """The exported network and its check against the trained one."""
 
     seed: int
@@ -289,7 +286,7 @@ class Model(_Content):
     largest_difference: float
 
 
-class Retrain(_Content):
+class Retrain(Content):
     """``winner/retrain.json``."""
 
     test_images: int
@@ -297,11 +294,11 @@ class Retrain(_Content):
     predicted: float
     roles: dict[str, Role]
     gains: dict[str, Gain]
-    robust_gains: dict[str, Gain] = {}
+    robust_gains: dict[str, Gain] = Field(default_factory=dict)
     model: Model | None = None
 
 
-class Images(_Content):
+class Images(Content):
     """How many images each split has."""
 
     train: int
@@ -309,13 +306,13 @@ class Images(_Content):
     test: int
 
 
-class Meta(_Content):
+class Meta(Content):
     """``meta.json``."""
 
     command: tuple[str, ...] = ()
     seed: int | None = None
     python: str | None = None
-    packages: dict[str, str | None] = {}
+    packages: dict[str, str | None] = Field(default_factory=dict)
     platform: str | None = None
     processor: str | None = None
     gpus: tuple[str, ...] = ()
@@ -360,6 +357,8 @@ class Record:
     """Everything that the report is written from. What a stage has not written yet is None or empty.
 
     Attributes:
+        front: what ``search --front`` predicts; ``trained_front`` is of networks that were trained,
+            and ``ensembles`` of such networks.
         cheap: the trainings of each cheap setting, by the name of its stage.
         study: trainings under corruptions or on smaller sets of images, with those of ``generate``; None where no
             network was measured so, or the space is one that only a Python program knows.
@@ -378,6 +377,8 @@ class Record:
     retrain: Retrain | None
     sweep: Sweep | None
     front: Front | None
+    trained_front: FrontFile | None
+    ensembles: Sequence[Member]
     study: Study | None
     spectra: Mapping[str, str]
     meta: Meta | None
@@ -436,7 +437,7 @@ def read_record(folder: Path) -> Record:
         InputError: no run there, or a file that is damaged.
     """
     folder = folder.resolve()
-    evaluation = _read(folder / "predictor" / "evaluation.json", Evaluation)
+    evaluation = read_content(folder / "predictor" / "evaluation.json", Evaluation)
     config, config_text = _read_config(folder / "config.yml")
     generate = retraining = Trainings()
     cheap: dict[str, Trainings] = {}
@@ -454,26 +455,28 @@ def read_record(folder: Path) -> Record:
                 study = _study(store, config)
         finally:
             store.close()
-    elif evaluation is None:
+    elif evaluation is None and not (folder / FRONT_FILE).is_file():
         raise InputError(f"{folder}: no run here (neither store.db nor predictor/evaluation.json); run generate first")
     return Record(
         folder,
         generate,
         retraining,
         cheap,
-        _read(folder / "fidelity.json", Fidelity),
+        read_content(folder / "fidelity.json", Fidelity),
         evaluation,
-        _read(folder / "winner" / "search.json", Search),
-        _read(folder / "winner" / "architecture.json", Winner),
-        _read(folder / "winner" / "retrain.json", Retrain),
-        _read(folder / "winner" / "limits.json", Sweep),
-        _read(folder / "winner" / "front.json", Front),
+        read_content(folder / "winner" / "search.json", Search),
+        read_content(folder / "winner" / "architecture.json", Winner),
+        read_content(folder / "winner" / "retrain.json", Retrain),
+        read_content(folder / "winner" / "limits.json", Sweep),
+        read_content(folder / "winner" / "front.json", Front),
+        read_front(folder),
+        ensemble_members(folder / ENSEMBLE_FILE),
         study,
         {
             path.stem.removeprefix(_SPECTRA): path.read_text(encoding="utf-8", errors="replace")
             for path in sorted((folder / "spectra").glob(f"{_SPECTRA}*.csv"))
         },
-        _read(folder / "meta.json", Meta),
+        read_content(folder / "meta.json", Meta),
         config,
         config_text,
     )
@@ -510,23 +513,6 @@ def _trainings(store: Store, stage: str, retries: object) -> Trainings:
         [float(entry["seconds"]) for entry in entries if entry["stage"] == stage],
         list(store.curves([label.job for label in results[::step]])) if stage == "generate" else [],
     )
-
-
-_Read = TypeVar("_Read", bound=_Content)
-
-
-def _read(path: Path, kind: type[_Read]) -> _Read | None:
-    content = read_json(path)
-    if content is None:
-        return None
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{path}: damaged ({where + ': ' if where else ''}{first['msg']}); delete it and run the stage again"
-        ) from error
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], str]:

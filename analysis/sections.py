@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis import figures, words
 from analysis.drawing import draw_graph
+from analysis.front_sections import front_sections, front_summary
 from analysis.parts import Section, Table, csv_details
 from analysis.record import (
     Candidate,
@@ -107,6 +108,7 @@ def summary(record: Record) -> list[tuple[str, str]]:
                  f"{search.trust.distance:.1f} times as far from the nearest labelled one as those are from each "
                  f"other{far}.")
             )  # fmt: skip
+    lines += front_summary(record)
     if evaluation is not None:
         lines.append(("Predictor", f"{words.trust(evaluation)}."))
         if evaluation.proxy is None:
@@ -134,6 +136,7 @@ def sections(record: Record) -> list[Section]:
         _search(record),
         *([_sweep(record)] if record.sweep is not None else []),
         *([_front(record.front, record.winner)] if record.front is not None else []),
+        *front_sections(record),
         *robust_sections(record),
         _drawing(record),
         _retrain(record),

@@ -51,7 +51,7 @@ MEASURE_WORDS: Mapping[str, str] = {
 }
 
 
-class _Palette(NamedTuple):
+class Palette(NamedTuple):
     """Colours of text, of ticks and marks, of the grid; and of what is behind them."""
 
     ink: str
@@ -59,8 +59,8 @@ class _Palette(NamedTuple):
     grid: str
 
 
-_PAGE = _Palette(INK, MUTED, GRID)
-_PAPER = _Palette("#1b1e23", "#5c6670", "#dfe3e8")
+_PAGE = Palette(INK, MUTED, GRID)
+_PAPER = Palette("#1b1e23", "#5c6670", "#dfe3e8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Plot:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
-    draw: Callable[[_Palette], Figure]
+    draw: Callable[[Palette], Figure]
 
     @property
     def svg(self) -> str:
@@ -105,7 +105,7 @@ class Plot:
         write_bytes(picture, self._png())
         return [svg, table, picture]
 
-    def _svg(self, palette: _Palette) -> str:
+    def _svg(self, palette: Palette) -> str:
         with mpl.rc_context(_style(palette)):
             return svg_text(self.draw(palette), re.sub(r"\W", "-", self.name), self.caption.partition(". ")[0])
 
@@ -116,7 +116,7 @@ class Plot:
         return file.getvalue()
 
 
-def _style(palette: _Palette) -> dict[Any, Any]:
+def _style(palette: Palette) -> dict[Any, Any]:
     swapped = dict(zip(_PAGE, palette, strict=True))
     return {name: swapped.get(value, value) if isinstance(value, str) else value for name, value in STYLE.items()}
 
@@ -161,7 +161,7 @@ def accuracy_against_depth(study: Study, value: str = "clean") -> Plot:
         rows += [("bin", family, images, *row) for row in bins[family, images]]
     trained_on = _trained_on(study) if value == "clean" else set()
 
-    def draw(palette: _Palette) -> Figure:
+    def draw(palette: Palette) -> Figure:
         families = sorted({family for family, _ in points})
         figure, grid = _panels(1, len(families))
         for axes, family in zip(grid[0], families, strict=True):
@@ -254,7 +254,7 @@ def robustness_by_corruption(study: Study) -> Plot:
                     mean = float(np.mean([row[1] for row in drawn[measure, family, images]]))
                     rows.append((measure, family, images, "mean", "mean", mean, None, None, len(runs)))
 
-    def draw(palette: _Palette) -> Figure:
+    def draw(palette: Palette) -> Figure:
         figure, grid = _panels(len(study.families), 2, width=5.4, height=2.7, bottom=0.7, share="col")
         colors = _colors(study)
         for row, family in zip(grid, study.families, strict=True):
@@ -299,7 +299,7 @@ def robust_against_clean(study: Study) -> Plot:
             corrected = chance_corrected(run, study.chance, **which)
             rows.append((run.family, run.train_images, run.key, run.seed, run.clean, robust, relative(run), corrected))
 
-    def draw(palette: _Palette) -> Figure:
+    def draw(palette: Palette) -> Figure:
         families = sorted({family for family, _ in points})
         figure, grid = _panels(1, len(families), width=4.0, height=3.6)
         ends = [number for own in points.values() for pair in own for number in pair]
@@ -342,7 +342,7 @@ def _group(corruption: str) -> str:
     return next(group for group, names in CORRUPTION_GROUPS.items() if corruption in names)
 
 
-def _corruption_axis(axes: Axes, corruptions: Sequence[str], palette: _Palette, labels: bool) -> None:
+def _corruption_axis(axes: Axes, corruptions: Sequence[str], palette: Palette, labels: bool) -> None:
     """Names below the last row, the groups' names above, lines between groups."""
     axes.set_xticks(range(len(corruptions)))
     if labels:
@@ -399,7 +399,7 @@ def spectra_over_depth(
         for row in zip(*curve, strict=True)
     )
 
-    def draw(_: _Palette) -> Figure:
+    def draw(_: Palette) -> Figure:
         figure, grid = _panels(1, max(1, len(panels)))
         handles: dict[str, Line2D] = {}
         for axes, (family, curves) in zip(grid[0], panels.items(), strict=False):

@@ -3,8 +3,8 @@
 from evolution.control import Match, closest_in_macs
 from evolution.exact import Optimum, optimum
 from evolution.multi import Front, FrontSettings, Sweep, evolve_front, sweep_limits
-from evolution.pareto import front, hypervolume
 from evolution.search import Candidate, Score, SearchResult, SearchSettings, evolve, random_search, warm_up
+from supernet.pareto import front, hypervolume
 
 __all__ = [
     "Candidate",

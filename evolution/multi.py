@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from evolution.archive import Archive
-from evolution.pareto import front, nsga2_survivors, nsga3_survivors, reference_directions
+from evolution.pareto import nsga2_survivors, nsga3_survivors, reference_directions
 from evolution.search import Breeding, Candidate, Score, SearchSettings, candidates, evolve, scored
 from supernet.limits import Bound, Limits, bounds, limited_costs, within
+from supernet.pareto import front
 from supernet.settings import InputError, Settings
 from supernet.space import Choices, SearchSpace
 

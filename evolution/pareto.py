@@ -1,4 +1,4 @@
-"""Several objectives at once: fronts, ranks, hypervolume, and who survives a generation. NumPy alone.
+"""Several objectives at once: ranks, and who survives a generation. NumPy alone.
 
 Every objective is minimised. One point dominates another that it is nowhere above and somewhere below; equal points do
 not dominate each other. Values have the shape (points, objectives), and any number of points will do, none as well.
@@ -13,10 +13,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from supernet.pareto import Array, Positions, checked
 from supernet.settings import InputError
-
-Array = NDArray[np.float64]
-Positions = NDArray[np.intp]
 
 _OFF_AXIS = 1e6
 """How much more the other objectives weigh than its own where the extreme point of an objective is looked for."""
@@ -30,7 +28,7 @@ def non_dominated_ranks(values: Array) -> NDArray[np.int64]:
     Equal points share a rank (Deb et al. 2002). Points n cost n log n for two objectives, n squared time and n memory
     for more.
     """
-    values = _checked(values)
+    values = checked(values)
     if values.shape[1] == 1:
         values = np.column_stack([values, np.zeros(len(values))])
     order = np.lexsort(values.T[::-1])
@@ -44,15 +42,6 @@ def non_dominated_ranks(values: Array) -> NDArray[np.int64]:
     return ranks
 
 
-def front(values: Array) -> Positions:
-    """Positions of the points that none dominates, ascending by first objective, then the second and so on.
-
-    Of equal points only the first position. Points n cost n log n for two objectives; for more, the points times those
-    on the front at worst, far less where most points are far from the front.
-    """
-    return _front(_checked(values))
-
-
 def crowding_distance(values: Array) -> Array:
     """How far apart the neighbours of each point of one front are, shape (points,), larger is lonelier.
 
@@ -60,7 +49,7 @@ def crowding_distance(values: Array) -> Array:
     range (Deb et al. 2002). The ends of each objective are infinite, and so are all of one or two points; of equal ends
     it is the first for the smallest value and the last for the largest. An objective with a range of 0 adds nothing.
     """
-    values = _checked(values, finite=True)
+    values = checked(values, finite=True)
     if len(values) <= 2:
         return np.full(len(values), np.inf)
     total = np.zeros(len(values))
@@ -72,25 +61,6 @@ def crowding_distance(values: Array) -> Array:
         total[order[1:-1]] += (ordered[2:] - ordered[:-2]) / (ordered[-1] - ordered[0])
         total[order[[0, -1]]] = np.inf
     return total
-
-
-def hypervolume(values: Array, reference: Array) -> float:
-    """The exact volume between the points and a reference, in the product of the objectives' units, larger is better.
-
-    Two objectives are swept; of more, what each point adds is sliced along the last one (WFG, While et al. 2012).
-    Points that are not below the reference in every objective add nothing.
-
-    Args:
-        reference: shape (objectives,), finite; nothing at or above it in any objective counts.
-
-    Raises:
-        InputError: also for a reference of another shape or not finite, and for a value of minus infinity.
-    """
-    values, reference = _checked(values), np.asarray(reference, np.float64)
-    if reference.shape != values.shape[1:] or not np.isfinite(reference).all():
-        raise InputError(f"reference: expected {values.shape[1]} finite numbers, got {reference!r:.80}")
-    inside = _checked(values[(values < reference).all(axis=1)], finite=True)
-    return _volume(inside, reference) if len(inside) else 0.0
 
 
 def reference_directions(objectives: int, divisions: int) -> Array:
@@ -115,7 +85,7 @@ def nsga2_survivors(values: Array, count: int) -> Positions:
     Whole fronts, and of the first that does not fit its loneliest points by crowding distance (NSGA-II, Deb et al.
     2002); of equally lonely ones the first. Raises InputError also for a count below 0.
     """
-    values = _checked(values, finite=True)
+    values = checked(values, finite=True)
     ranks = non_dominated_ranks(values)
     whole, partly = _fitting(ranks, count)
     lonely = np.argsort(-crowding_distance(values[partly]), kind="stable")
@@ -135,7 +105,7 @@ def nsga3_survivors(values: Array, count: int, directions: Array, random: np.ran
     Raises:
         InputError: also for a count below 0 or directions other than these.
     """
-    values, directions = _checked(values, finite=True), np.asarray(directions, np.float64)
+    values, directions = checked(values, finite=True), np.asarray(directions, np.float64)
     fits = directions.ndim == 2 and directions.shape[1] == values.shape[1] and len(directions) > 0
     if not (fits and np.isfinite(directions).all() and (directions >= 0).all() and directions.any(axis=1).all()):
         raise InputError(
@@ -152,18 +122,6 @@ def nsga3_survivors(values: Array, count: int, directions: Array, random: np.ran
     taken = np.bincount(niches[: len(whole)], minlength=len(directions))
     order = _niching_order(niches[len(whole) :], distances[len(whole) :], taken, random)
     return np.concatenate([whole, partly[order[: count - len(whole)]]])
-
-
-def _checked(values: Array, finite: bool = False) -> Array:
-    values = np.asarray(values, np.float64)
-    if values.ndim != 2 or values.shape[1] < 1:
-        raise InputError(f"values: expected shape (points, objectives), got {values.shape}")
-    wrong = ~np.isfinite(values) if finite else np.isnan(values)
-    if wrong.any():
-        point, objective = np.argwhere(wrong)[0]
-        what = "finite numbers" if finite else "numbers"
-        raise InputError(f"values: expected {what}, got {values[point, objective]} at [{point}, {objective}]")
-    return values
 
 
 def _ranks_of_two(second: Array) -> NDArray[np.int64]:
@@ -188,49 +146,6 @@ def _ranks_of_more(ordered: Array) -> NDArray[np.int64]:
         dominating = (columns[:, :place] <= columns[:, place, None]).all(axis=0)
         ranks[place] = ranks[:place][dominating].max(initial=-1) + 1
     return ranks
-
-
-def _front(values: Array) -> Positions:
-    if values.shape[1] == 2:
-        order = np.lexsort(values.T[::-1])
-        second = values[order, 1]
-        kept = np.ones(len(values), np.bool_)
-        kept[1:] = second[1:] < np.minimum.accumulate(second)[:-1]
-        return order[kept]
-    # Dominating points have the smaller sum of ranks, whatever the scales: the first that is alive is on the front.
-    sums = np.zeros(len(values), np.int64)
-    for column in values.T:
-        sums += np.searchsorted(np.sort(column), column)
-    left = np.argsort(sums, kind="stable")
-    columns, alive, found = values[left].T.copy(), np.ones(len(left), np.bool_), []
-    while alive.any():
-        place = int(alive.argmax())
-        left, columns, alive = left[place:], columns[:, place:], alive[place:]
-        if 2 * np.count_nonzero(alive) < len(alive):  # seldom: to copy what is left costs more than to compare it
-            left, columns, alive = left[alive], columns[:, alive], alive[alive]
-        found.append(left[0])
-        below = columns[0] < columns[0, 0]
-        for column in columns[1:]:
-            below |= column < column[0]
-        alive &= below
-    result = np.array(found, np.intp)
-    return result[np.lexsort(values[result].T[::-1])]
-
-
-def _volume(points: Array, reference: Array) -> float:
-    """The hypervolume of at least one point, all of them below the reference."""
-    if points.shape[1] == 1:
-        return float(reference[0] - points.min())
-    points = points[_front(points)]
-    if points.shape[1] == 2:
-        heights = -np.diff(points[:, 1], prepend=reference[1])
-        return float((reference[0] - points[:, 0]) @ heights)
-    points = points[np.argsort(-points[:, -1], kind="stable")]
-    depths, points, reference = reference[-1] - points[:, -1], points[:, :-1], reference[:-1]
-    bases = (reference - points).prod(axis=1)
-    for place in range(len(points) - 1):  # what reaches as deep or deeper covers a part of the base
-        bases[place] -= _volume(np.maximum(points[place + 1 :], points[place]), reference)
-    return float(depths @ bases)
 
 
 def _fitting(ranks: NDArray[np.int64], count: int) -> tuple[Positions, Positions]:

@@ -9,9 +9,9 @@ import numpy as np
 
 from evolution.archive import Archive
 from evolution.multi import Front, FrontSettings, objectives
-from evolution.pareto import front
 from evolution.search import Score, scored
 from supernet.limits import Limits, excess
+from supernet.pareto import front
 from supernet.settings import UnavailableError
 from supernet.space import SearchSpace
 

@@ -22,7 +22,7 @@ def describe_machine(seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _PACKAGES},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "gpus": gpu_names(),
         "git_commit": _commit(),
     }
@@ -36,7 +36,8 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genas.config import Run
-from genas.machine import describe_machine
+from genas.machine import describe_machine, processor
 from genas.stages import resolve_space, single_thread
 from supernet import ArchGraph, InputError, LabelTable, architectures, sample_distinct
 from supernet.latency import Latency, fit_latency, write_latency
@@ -20,6 +20,7 @@ Progress = Callable[[int, int], None]
 
 _WARM = 2  # runs before the clock counts
 _RUNS = 20
+_DEVICES = ("cpu", "cuda")
 _LEAST_SECONDS = 0.005  # of a run: shorter ones are repeated within it
 
 
@@ -85,8 +86,57 @@ def _fitted(graphs: list[ArchGraph], values: NDArray[np.float64], out: Path, abo
     }
 
 
+def measured_latency(graph: ArchGraph, batch: int = 1, device: str = "cpu") -> dict[str, Any]:
+    """What a forward pass of a network takes, in evaluation mode, warmed up, in milliseconds for the whole batch.
+
+    A run is a row of passes of at least 5 ms together; each counts with its mean. The median of the runs is what a user
+    waits; the fastest, which :func:`latency` fits, is what the network needs on a machine that does nothing else.
+
+    Args:
+        device: ``cpu``, one thread, or ``cuda``, which each run waits for.
+
+    Returns:
+        ``name`` (such as ``cpu batch 1``), ``milliseconds`` (median, lower is better), ``quartiles``, ``least``,
+        ``runs``, ``passes`` in a run, ``batch``, ``device`` and ``processor``.
+
+    Raises:
+        InputError: a batch below 1 or another device.
+        UnavailableError: a device that is not there.
+    """
+    if batch < 1 or device not in _DEVICES:
+        raise InputError(f"latency: expected a batch of 1 or more on cpu or cuda, got {batch} on {device!r:.40}")
+    with single_thread():
+        milliseconds, passes = _timed(graph, batch, device)
+    low, middle, high = (float(value) for value in np.quantile(milliseconds, (0.25, 0.5, 0.75)))
+    return {
+        "name": f"{device} batch {batch}",
+        "milliseconds": middle,
+        "quartiles": [low, high],
+        "least": min(milliseconds),
+        "runs": len(milliseconds),
+        "passes": passes,
+        "batch": batch,
+        "device": device,
+        "processor": _computes(device),
+    }
+
+
+def _computes(device: str) -> str:
+    """The name of what computes."""
+    if device == "cpu":
+        return processor()
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
 def _milliseconds(graph: ArchGraph, batch: int, device: str) -> float:
-    """The fastest of some forward passes in evaluation mode: what other processes add is not the network's."""
+    """The fastest of some runs: what other processes add is not the network's."""
+    return min(_timed(graph, batch, device)[0])
+
+
+def _timed(graph: ArchGraph, batch: int, device: str) -> tuple[list[float], int]:
+    """Milliseconds of a forward pass in each run, warmed up, and passes in a run."""
     import torch
 
     from supernet.network import build_network
@@ -112,4 +162,4 @@ def _milliseconds(graph: ArchGraph, batch: int, device: str) -> float:
     with torch.inference_mode():
         once = min(passes(1) for _ in range(_WARM))
         count = max(int(np.ceil(_LEAST_SECONDS / max(once, 1e-6))), 1)
-        return min(passes(count) / count for _ in range(_RUNS)) * 1e3
+        return [passes(count) / count * 1e3 for _ in range(_RUNS)], count

@@ -8,14 +8,13 @@ from hypothesis.extra.numpy import arrays
 
 from evolution.pareto import (
     crowding_distance,
-    front,
-    hypervolume,
     non_dominated_ranks,
     nsga2_survivors,
     nsga3_survivors,
     reference_directions,
 )
 from supernet import InputError
+from supernet.pareto import front, hypervolume
 
 seeds = st.integers(0, 2**32 - 1)
 
