@@ -93,7 +93,7 @@ class Beside(Content):
 class FrontFile(Content):
     """``front.json``: of ``candidates`` ``distinct`` ones were ranked, and of those some trained."""
 
-    method: Literal["preferences", "costs", "norms"]
+    method: Literal["preferences", "costs", "norms", "predictor"]
     cost: Literal["params", "macs"]
     reference: Reference
     members: tuple[FrontMember, ...]

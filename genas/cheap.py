@@ -132,15 +132,15 @@ def cheapen(
             info = prepare(data, side, train_images=setting.train_images)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-    recipe = recipe.model_copy(
-        update={
-            "epochs": epochs,
-            "step_epochs": max(1, round(recipe.step_epochs * epochs / recipe.epochs)),
-            "validate_every": epochs,  # only the last look is a label
-            **{key: -(-getattr(recipe, key) * side // space.input_size) for key in _PIXELS},
-        }
-    )
+    pixels = {key: -(-getattr(recipe, key) * side // space.input_size) for key in _PIXELS}
+    recipe = shortened(recipe, epochs).model_copy(update=pixels)
     return Cheap(name, setting, _smaller(where, space, side, setting.width), info, recipe)
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe over other epochs, its schedule scaled along; only the last look at the validation images counts."""
+    step_epochs = max(1, round(recipe.step_epochs * epochs / recipe.epochs))
+    return recipe.model_copy(update={"epochs": epochs, "step_epochs": step_epochs, "validate_every": epochs})
 
 
 def _with_side(space: AnySpace, side: int) -> AnySpace | None:

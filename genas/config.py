@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, SerializeAsAny, TypeAdapter, field_v
 
 from data_gen import GenerateSettings, WorkerSettings
 from evolution import SearchSettings
-from genas.cheap import FidelitySettings
+from genas.cheap import FidelitySettings, shortened
 from genas.front_settings import FrontSettings
 from genas.limits import LimitValue, resolve_limits
 from genas.limits import check_name as check_cost
@@ -142,9 +142,7 @@ class StudySettings(Settings):
 
 def recipe_of(full: Recipe, size: StudySize) -> Recipe:
     """How networks are trained on a smaller set; only the last look at the validation images is a label."""
-    epochs = size.epochs or full.epochs
-    step_epochs = max(1, round(full.step_epochs * epochs / full.epochs))
-    return full.model_copy(update={"epochs": epochs, "step_epochs": step_epochs, "validate_every": epochs})
+    return shortened(full, size.epochs or full.epochs)
 
 
 class RunSettings(Settings):

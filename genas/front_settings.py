@@ -33,6 +33,8 @@ class FrontSettings(Settings):
         method: ``preferences`` searches once, with a hypernetwork from preferences to architectures; ``costs`` searches
             once for each of several preferences; ``norms`` is the published sweep: several searches for accuracy alone,
             whose shared weights are regularised more and more; ``predictor`` takes what ``genas search --front`` found.
+        scalarisation: of ``preferences``: a preference is a ``budget``, the share of the range of costs that may be
+            spent, or ``weighted``, the weight of the cost against the loss.
         cost: what error is traded for: parameters or MACs of one image.
         searches: how many, of the methods that search several times.
         norm: of ``norms``: the norm that is added to the loss.
@@ -55,6 +57,7 @@ class FrontSettings(Settings):
     """
 
     method: Literal["preferences", "costs", "norms", "predictor"] = "preferences"
+    scalarisation: Literal["budget", "weighted"] = "budget"
     cost: Literal["params", "macs"] = "params"
     searches: Annotated[int, Field(ge=2, le=1000)] = 8
     norm: Literal["l1", "l2"] = "l2"

@@ -102,7 +102,11 @@ def find(run: Run, info: DataInfo, progress: Counts | None) -> Found:
 
     done: list[tuple[Objective, dict[str, Any]]] = []
     while len(done) < total:
-        objective = Objective() if one_search else _next(settings, [(_strength(o), found) for o, found in done])
+        objective = (
+            Objective(budget=settings.scalarisation == "budget")
+            if one_search
+            else _next(settings, [(_strength(o), found) for o, found in done])
+        )
         name = f"search{len(done)}"
         done.append((objective, _search(run, info, graphs, objective, name, steps(len(done)))))
     if all(found["diverged"] for _, found in done):
@@ -151,7 +155,7 @@ def _next(settings: FrontSettings, done: Sequence[tuple[float, Mapping[str, Any]
         first, second = strengths[place : place + 2]
         value = float(math.sqrt(first * second) if norms else (first + second) / 2)
     if norms:
-        return Objective(0.0, settings.norm, value)
+        return Objective(0.0, norm=settings.norm, norm_weight=value)
     return Objective(value)
 
 

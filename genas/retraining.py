@@ -86,7 +86,7 @@ def retrain(run: Run, progress: ShowProgress | None = None) -> dict[str, Any]:
             # An isomorphic network that was entered earlier stands for the one that was found.
             roles = {role: job.architecture for (_, _, role), job in zip(planned, jobs, strict=True)}
             weights = run.folder / "checkpoints"
-            store.forget([job for job in jobs if not _is_whole(_weights(weights, job))])
+            store.forget([job for job in jobs if not is_whole(_weights(weights, job))])
             robustness = settings.generate.robustness
             train_jobs(run, store, jobs, Task(space, info, recipe, "test", weights, weights, robustness), progress)
             wanted = {job.id for job in jobs}
@@ -150,7 +150,7 @@ def _weights(folder: Path, job: Job) -> Path:
     return folder / f"{job.architecture.key}-{job.seed}.safetensors"
 
 
-def _is_whole(weights: Path) -> bool:
+def is_whole(weights: Path) -> bool:
     """Whether trained weights are there and agree with the JSON beside them, which format 1 did not have."""
     try:
         described = read_json(weights.with_suffix(".json"))

@@ -234,7 +234,7 @@ class Darts(SearchSpace):
             for source in range(node)
         )
         inputs = tuple(Inputs(node, 2) for _ in _KINDS for node in range(2, self.nodes + 2))
-        return SuperGraph(tuple(steps), groups, inputs, self._active, self._choices)
+        return SuperGraph(tuple(steps), groups, inputs, self._active, self._choices, pool_norms=True)
 
     @staticmethod
     def _first_group(node: int) -> int:

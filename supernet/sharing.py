@@ -41,8 +41,8 @@ class SharedNetwork(nn.Module):
         partial: mixed operations that keep the number of channels see the first of so many parts of the channels
             alone, the others pass by, and channels are shuffled (PC-DARTS, Xu et al. 2020): less memory and time, and
             less advantage for operations without weights. Those that change the number are whole. 1: all channels.
-        searching: as relaxations are searched: mixed operations end in batch norms without scale and shift, pools too,
-            so that gates alone weigh them. Not what single architectures are made of.
+        searching: as relaxations are searched: batch norms of mixed operations have no scale and shift, and pools of
+            some spaces one of their own, so that gates alone weigh operations. Not what single architectures are.
 
     Raises:
         InputError: channels of a mixed operation that ``partial`` does not divide.
@@ -59,7 +59,7 @@ class SharedNetwork(nn.Module):
                 self._last_use[source] = position
             if step.edges:
                 for edge in step.edges:
-                    self.add_module(edge_name(position, edge), _MixedEdge(edge, partial, searching))
+                    self.add_module(edge_name(position, edge), _MixedEdge(edge, partial, searching, graph.pool_norms))
             elif step.node.op not in (*JOINS, "input"):
                 self.add_module(step.node.name, build_node(step.node))
 
@@ -136,7 +136,7 @@ def _zeros(node: Node, images: Tensor) -> Tensor:
 class _MixedEdge(nn.Module):
     """The options of one edge."""
 
-    def __init__(self, edge: Edge, partial: int, searching: bool) -> None:
+    def __init__(self, edge: Edge, partial: int, searching: bool, pool_norms: bool) -> None:
         super().__init__()
         first = edge.options[0]
         channels = {(node.get("in", node.get("out")), node.get("out")) for node in edge.options}
@@ -154,7 +154,7 @@ class _MixedEdge(nn.Module):
         if searching:
             for node, chain in zip(nodes, self.options, strict=True):
                 assert isinstance(chain, nn.Sequential)
-                _for_mixing(node, chain)
+                _for_mixing(node, chain, pool_norms)
 
     def run(self, x: Tensor, on: tuple[int, ...], factors: Tensor | None) -> Tensor | None:
         """The sum of the options that are on, each times its factor; None where all are zeros and nothing passes by."""
@@ -188,13 +188,13 @@ def _part(node: Node, parts: int) -> Node:
     return operation(node.op, node.name, **attributes)
 
 
-def _for_mixing(node: Node, chain: nn.Sequential) -> None:
-    """Norms without scale and shift, behind pools too: an operation's size must be told by its gate alone."""
+def _for_mixing(node: Node, chain: nn.Sequential, pool_norms: bool) -> None:
+    """Norms without scale and shift: an operation's size must be told by its gate alone."""
     for module in chain.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.requires_grad_(False)
             module.bias.requires_grad_(False)
-    if any("pool" in layer.kind for layer in layers(node)):
+    if pool_norms and any("pool" in layer.kind for layer in layers(node)):
         norm = nn.BatchNorm2d(node.integer("out"))
         norm.weight.requires_grad_(False)
         norm.bias.requires_grad_(False)

@@ -92,6 +92,7 @@ class SuperGraph:
         groups, inputs: what is chosen.
         encode: the active options of a row of choices.
         decode: the row of choices that has these active options.
+        pool_norms: whether pools end in a norm while they are searched, as in DARTS.
     """
 
     steps: tuple[Step, ...]
@@ -99,6 +100,7 @@ class SuperGraph:
     inputs: tuple[Inputs, ...]
     encode: Callable[[Sequence[int]], Active]
     decode: Callable[[Active], tuple[int, ...]]
+    pool_norms: bool = False
 
     @cached_property
     def members(self) -> tuple[tuple[int, ...], ...]:

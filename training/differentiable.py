@@ -32,22 +32,32 @@ from training.search_settings import DifferentiableSettings
 _CLIP = 5.0
 """Largest norm of the weights' gradient (Liu et al. 2019)."""
 
+_BUDGET_PENALTY = 20.0
+"""Of the squared distance from a budget, in units of the range of costs: a tenth of the range is a fifth of a loss."""
+
 _COLLAPSED = 2 / 3
 """Share of operations without weights from which a search for accuracy is said to have collapsed."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What one search is for: least (1 - preference) x cross entropy / log(classes) + preference x expected cost.
+    """What one search is for, with the preference r from 0 (accuracy) to 1 (cost).
+
+    Weighted: least (1 - r) x cross entropy / log(classes) + r x expected cost (linear scalarisation). As a budget:
+    least cross entropy / log(classes) where the expected cost is 1 - r, held there by a quadratic penalty (a constraint
+    in place of a weight, Haimes et al. 1971). Weights have to match the scale of the losses, which is not known before,
+    or all preferences end at one end of the front; budgets reach all of it, also where it is not convex.
 
     Attributes:
-        preference: the share of the cost, 0 to 1; None draws it anew in each step, for a hypernetwork.
+        preference: r; None draws it anew in each step, for a hypernetwork.
+        budget: as a budget, not weighted.
         norm: adds ``norm_weight`` times the L1 or the L2 norm of the shared weights to what the weights learn, as the
             published sweep does (MOOD-NAS): strong regularisation leaves the operations with weights little to say.
         norm_weight: its strength.
     """
 
     preference: float | None = None
+    budget: bool = False
     norm: Literal["l1", "l2"] | None = None
     norm_weight: float = 0.0
 
@@ -82,7 +92,7 @@ class Searched:
 
     Attributes:
         collapsed: whether two thirds or more of the operations that it ends with have no weights, where accuracy alone
-            counts; of a search at another preference that tells nothing, and it is False.
+            counts; of a search at another preference, or for a norm, that tells nothing, and it is False.
         history: one entry an epoch.
         seconds: wall time, that before an interruption included.
     """
@@ -294,9 +304,13 @@ class _Step:
         optimizer.zero_grad()
         relaxed = self._relaxed(preference, temperature)
         active, gates = self._drawn(relaxed, generator)
-        share = float(preference)
+        price = self.expected(relaxed)
+        if self.objective.budget:
+            share, total = 0.0, _BUDGET_PENALTY * (price - (1 - float(preference))) ** 2
+        else:
+            share = float(preference)
+            total = share * price
         correct, parts = 0, images.chunk(settings.pieces)
-        total: Tensor = share * self.expected(relaxed)
         if settings.beta_decay:
             total = total + settings.beta_decay * (epoch + 1) / settings.epochs * beta_decay(relaxed)
         for parameter in self.learnt:  # their gradients would take a third of the time, for nothing

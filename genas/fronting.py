@@ -1,0 +1,400 @@
+"""A front of error against cost: searched, ranked by short trainings, trained in full, measured once on the test split.
+
+Members are the architectures that the searches found, each in every width and depth of the recipe: good cells made
+small are the challengers of small cells. All of them are one space, a union, so that one store holds their trainings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load
+
+from analysis.fronts import Hypervolume, Member, front_volume, member_from_json, member_to_json, non_dominated
+from data_gen import Job, Result, Store, Task, open_store, refuse_if_driven, run_lock
+from evolution.pareto import non_dominated_ranks
+from genas.cheap import shortened
+from genas.config import Run
+from genas.relaxing import Candidate, Counts, Found, find
+from genas.retraining import is_whole, write_model
+from genas.stages import ShowProgress, begin, claim, label_settings, resolve, single_thread, train_jobs
+from genas.timing import measured_latency
+from supernet import COST_NAMES, Architecture, InputError, SearchSpace, UnionSpace, graph_costs
+from supernet.files import bytes_digest, read_json, write_json
+from supernet.network import build_network
+from training import DataInfo, Recipe, load_split, measure
+from training.devices import gpu_names
+
+STAGE, RANKING = "front", "front-ranking"
+"""Full trainings, and the short ones that rank."""
+
+_PREDICTED = "winner/front.json"
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A network that could be a member.
+
+    Attributes:
+        architecture: of the union of all widths and depths.
+        origin: what it was found as; None of a predictor's.
+    """
+
+    architecture: Architecture
+    origin: Candidate | None
+    cost: int
+
+
+def front(
+    run: Run, progress: Callable[[str], ShowProgress | None] = lambda stage: None, searching: Counts | None = None
+) -> dict[str, Any]:
+    """Find, train and measure a front of error against cost, see :class:`genas.front_settings.FrontSettings`.
+
+    Validation errors choose what stands on the front; only of those the test images are asked, once. Weights of every
+    full training are kept under ``front/weights``, and ``front/models`` has a ``model.py`` for each network on the
+    front. The same line again continues, and repeats nothing.
+
+    Args:
+        progress: gives the progress function of a training stage by its name.
+        searching: called with what of the searches is done, and of how much.
+
+    Returns:
+        The content of ``front/front.json``, see :class:`analysis.front_file.FrontFile`, and ``failed`` trainings.
+
+    Raises:
+        InputError: a space without a weight-sharing network, settings that do not fit it or contradict what was
+            trained before, or trainings that all failed. Others as :func:`genas.generate`.
+    """
+    refuse_if_driven(run.folder)
+    started = time.perf_counter()
+    run, info = resolve(run, ("train", "validation", "test"))
+    settings = run.settings.front
+    with run_lock(run.folder):
+        found = _predicted(run) if settings.method == "predictor" else find(run, info, searching)
+        union = scaled_space(run.settings.space, settings.widths, settings.depths)
+        points, distinct = _points(run, union, found)
+        store = open_store(run.store)
+        try:
+            begin(run, info, store, STAGE)
+            recipe = settings.recipe or run.settings.generate.recipe
+            cheap = _rank(run, info, store, union, points, recipe, progress(RANKING))
+            chosen = _still_open(points, cheap, settings.margin, settings.train)
+            trained = _train(run, info, store, union, chosen, recipe, progress(STAGE))
+            store.seal()
+        finally:
+            store.close()
+        members = _members(run, info, union, points, cheap, trained)
+        content = {
+            "method": settings.method,
+            "cost": settings.cost,
+            "distinct": len(distinct),
+            "candidates": len(points),
+            "ranked": len(cheap),
+            "trained": len(members),
+            "failed": len(chosen) * settings.seeds - sum(len(results) for results in trained.values()),
+            **_summary(run, info, union, members, found),
+            "cheap_tau": _tau(members, run.settings.seed),
+            "seconds": time.perf_counter() - started,
+        }
+        write_json(run.folder / "front" / "front.json", content)
+    return content
+
+
+def scaled_space(space: SearchSpace, widths: Sequence[float], depths: Sequence[int]) -> UnionSpace:
+    """The same architectures in every width and depth, as one space; the first member is the first width and depth.
+
+    Raises:
+        InputError: depths of a space that has no ``cells``, or a width or depth that it cannot have.
+    """
+    if depths and "cells" not in type(space).model_fields:
+        raise InputError(f"front.depths: space {space.name!r} has no cells to count; leave it out")
+    members: dict[str, SearchSpace] = {}
+    for depth in depths or (None,):
+        deep = space if depth is None else space.model_copy(update={"cells": depth})
+        for width in widths:
+            name = f"width_{width:g}".replace(".", "_") + ("" if depth is None else f"_cells_{depth}")
+            members[name] = deep if width == 1 else deep.narrower(width)
+    shared = {key: getattr(space, key) for key in ("input_size", "input_channels", "classes")}
+    return UnionSpace.model_validate({**shared, "members": members})
+
+
+def _predicted(run: Run) -> Found:
+    """What ``genas search --front`` found, in place of a differentiable search."""
+    content = read_json(run.folder / _PREDICTED)
+    if content is None:
+        raise InputError(
+            f"front: run {run.name!r} has no {_PREDICTED}; run `genas search {run.name} "
+            f"--front {run.settings.front.cost}` first"
+        )
+    space = run.settings.space
+    choices = [space.read(str(point["architecture"])).choices for point in content["front"]]
+    rows = space.canonical(np.array(choices, np.int8))
+    return Found(tuple(Candidate(tuple(row), 0.0, 0) for row in rows.tolist()), ())
+
+
+def _points(run: Run, union: UnionSpace, found: Found) -> tuple[list[_Point], list[_Point]]:
+    """The networks to be ranked, and all distinct ones that were found, cheapest first."""
+    settings = run.settings.front
+    known: dict[str, _Point] = {}
+    for number in range(len(union.members)):
+        for one in found.candidates:
+            filled = (number, *one.choices)
+            filled += (0,) * (len(union.cardinalities) - len(filled))
+            architecture = Architecture(union.name, filled)
+            graph = union.graph(architecture)
+            cost = int(getattr(graph_costs(graph), settings.cost))
+            known.setdefault(graph.digest(), _Point(architecture, one, cost))
+    every = sorted(known.values(), key=lambda point: point.cost)
+    return _spread(every, settings.candidates), every
+
+
+def _front_settings(run: Run, union: SearchSpace, recipe: Recipe) -> dict[str, Any]:
+    """What decides a label of the front: as of ``generate``, its own space and recipe in place of those."""
+    kept = label_settings(run.settings)
+    kept = {key: kept[key] for key in ("seed", "data", "textures") if key in kept}
+    robustness = run.settings.generate.model_dump(mode="json")["robustness"]
+    described = {"recipe": recipe.model_dump(mode="json"), "robustness": robustness}
+    return {**kept, "space": union.model_dump(mode="json"), "front": described}
+
+
+def _jobs(
+    run: Run, info: DataInfo, store: Store, stage: str, union: UnionSpace, points: Sequence[_Point], recipe: Recipe,
+    seeds: int,
+) -> list[Job]:  # fmt: skip
+    claim(store, run, info, stage, _front_settings(run, union, recipe))
+    planned = [(point.architecture, run.settings.seed + seed, "member") for seed in range(seeds) for point in points]
+    costs = {point.architecture.key: graph_costs(union.graph(point.architecture))._asdict() for point in points}
+    # Without digests: a twin that another stage entered is an architecture of another space.
+    return store.add_jobs(stage, planned, costs)
+
+
+def _rank(
+    run: Run, info: DataInfo, store: Store, union: UnionSpace, points: Sequence[_Point], recipe: Recipe,
+    progress: ShowProgress | None,
+) -> dict[str, float]:  # fmt: skip
+    """Validation accuracy after a short training, by key; empty where none ranks."""
+    epochs = run.settings.front.cheap_epochs
+    if epochs is None:
+        return {}
+    if epochs >= recipe.epochs:
+        raise InputError(f"front.cheap_epochs: {epochs} saves nothing; expected less than the recipe's {recipe.epochs}")
+    short = shortened(recipe, epochs)
+    jobs = _jobs(run, info, store, RANKING, union, points, short, 1)
+    train_jobs(run, store, jobs, Task(union, info, short, checkpoints=run.folder / "checkpoints"), progress)
+    wanted = {job.id for job in jobs}
+    return {label.key: label.accuracy for label in store.labels(RANKING) if label.job in wanted}
+
+
+def _still_open(points: Sequence[_Point], cheap: Mapping[str, float], margin: float, most: int) -> list[_Point]:
+    """Those that may yet be on the front, cheapest first: fronts first where there are too many."""
+    ranked = [point for point in points if not cheap or point.architecture.key in cheap]
+    if not cheap:
+        return _spread(ranked, most)
+    costs = np.array([point.cost for point in ranked])
+    errors = np.array([1 - cheap[point.architecture.key] for point in ranked])
+    beaten = [
+        bool(((costs <= cost) & (errors < error - margin)).any()) for cost, error in zip(costs, errors, strict=True)
+    ]
+    open_ = [point for point, gone in zip(ranked, beaten, strict=True) if not gone]
+    if len(open_) <= most:
+        return open_
+    values = np.array([[point.cost, 1 - cheap[point.architecture.key]] for point in open_], np.float64)
+    ranks: NDArray[np.int64] = non_dominated_ranks(values)
+    chosen: list[_Point] = []
+    for rank in range(int(ranks.max()) + 1):
+        own = [point for point, other in zip(open_, ranks, strict=True) if other == rank]
+        chosen += _spread(own, most - len(chosen))
+    return sorted(chosen, key=lambda point: point.cost)
+
+
+def _spread(points: Sequence[_Point], most: int) -> list[_Point]:
+    """At most so many, evenly spaced in their order."""
+    if len(points) <= most:
+        return list(points)
+    return (
+        [points[place] for place in np.unique(np.linspace(0, len(points) - 1, most).round().astype(int))]
+        if most
+        else []
+    )
+
+
+def _train(
+    run: Run, info: DataInfo, store: Store, union: UnionSpace, points: Sequence[_Point], recipe: Recipe,
+    progress: ShowProgress | None,
+) -> dict[str, list[Result]]:  # fmt: skip
+    """Results of the full trainings, by key."""
+    weights = run.folder / "front" / "weights"
+    jobs = _jobs(run, info, store, STAGE, union, points, recipe, run.settings.front.seeds)
+    store.forget([job for job in jobs if not is_whole(_weights(weights, job.architecture.key, job.seed))])
+    robustness = run.settings.generate.robustness
+    task = Task(union, info, recipe, weights=weights, checkpoints=run.folder / "checkpoints", robustness=robustness)
+    train_jobs(run, store, jobs, task, progress)
+    wanted = {job.id for job in jobs}
+    results: dict[str, list[Result]] = {}
+    for result in store.results(STAGE):
+        if result.job.id in wanted:
+            results.setdefault(result.job.architecture.key, []).append(result)
+    if not results:
+        raise InputError(f"front: every training failed; genas status {run.name} tells why")
+    return results
+
+
+def _weights(folder: Path, key: str, seed: int) -> Path:
+    return folder / f"{key}-{seed}.safetensors"
+
+
+def _members(
+    run: Run, info: DataInfo, union: UnionSpace, points: Sequence[_Point], cheap: Mapping[str, float],
+    trained: Mapping[str, Sequence[Result]],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Every trained network as ``front.json`` has it, cheapest first; those on the front with their test errors."""
+    settings = run.settings.front
+    by_key = {point.architecture.key: point for point in points}
+    plain: dict[str, Member] = {}
+    for key, results in trained.items():
+        graph = union.graph(by_key[key].architecture)
+        error = 1 - float(np.mean([result.accuracy for result in results]))
+        costs = graph_costs(graph)
+        images = info.sizes["validation"]
+        plain[key] = Member(key, settings.method, error, images, "validation", costs.params, costs.macs)
+    on_front = {member.name for member in non_dominated(list(plain.values()), settings.cost)}
+    tests = _tested(run, info, union, {key: trained[key] for key in trained if key in on_front})
+    entries = []
+    for key, member in sorted(plain.items(), key=lambda item: item[1].cost(settings.cost) or 0.0):
+        point, results = by_key[key], trained[key]
+        architecture = point.architecture
+        test = tests.get(key)
+        if test is not None:
+            latency = _latencies(union, architecture, settings.latency_batches)
+            member = replace(member, error=test, images=info.sizes["test"], split="test", latency=latency)
+        entries.append(
+            {
+                **member_to_json(replace(member, note=_note(run, union, point))),
+                "key": key,
+                "architecture": union.format(architecture),
+                "preference": None if point.origin is None else point.origin.preference,
+                "member": union.member(architecture),
+                "validation_error": plain[key].error,
+                "test_error": test,
+                "cheap": cheap.get(key),
+                "on_front": key in on_front,
+                "seeds": len(results),
+                "costs": {name: int(results[0].costs[name]) for name in COST_NAMES},
+            }
+        )
+    return entries
+
+
+def _note(run: Run, union: UnionSpace, point: _Point) -> str:
+    words = [union.member(point.architecture).replace("_", " ")] if len(union.members) > 1 else []
+    if point.origin is not None and run.settings.front.method != "predictor":
+        name = f"{run.settings.front.norm} " if run.settings.front.method == "norms" else "preference "
+        words.append(f"{name}{point.origin.preference:.3g}")
+    return ", ".join(words)
+
+
+def _tested(run: Run, info: DataInfo, union: UnionSpace, results: Mapping[str, Sequence[Result]]) -> dict[str, float]:
+    """Mean test error of each network on the front over its seeds; each training is measured once, ever."""
+    path = run.folder / "front" / "test.json"
+    kept = dict((read_json(path) or {}).get("errors", {}))
+    recipe = run.settings.front.recipe or run.settings.generate.recipe
+    split = None
+    errors: dict[str, float] = {}
+    for key, trained in results.items():
+        own = []
+        for result in trained:
+            weights = _weights(run.folder / "front" / "weights", key, result.job.seed)
+            data = weights.read_bytes()
+            name = f"{key}-{result.job.seed} {bytes_digest(data)}"
+            if name not in kept:
+                split = split or load_split(info, "test")
+                network = build_network(union.graph(result.job.architecture))
+                network.load_state_dict(load(data))
+                with single_thread():
+                    kept[name] = 1 - measure(network, split, info.normalisation, recipe)[0]
+                write_json(path, {"errors": kept})
+            own.append(float(kept[name]))
+        folder = run.folder / "front" / "models" / key
+        if not (folder / "model.py").exists():
+            write_model(folder, union, trained[0].job.architecture, info, _weights(
+                run.folder / "front" / "weights", key, trained[0].job.seed))  # fmt: skip
+        errors[key] = float(np.mean(own))
+    return errors
+
+
+def _latencies(union: UnionSpace, architecture: Architecture, batches: Sequence[int]) -> dict[str, float]:
+    """Milliseconds by place and batch."""
+    graph = union.graph(architecture)
+    measured = [
+        measured_latency(graph, batch, device)
+        for device in ("cpu", *(["cuda"] if gpu_names() else []))
+        for batch in batches
+    ]
+    return {one["name"]: one["milliseconds"] for one in measured}
+
+
+def _summary(
+    run: Run, info: DataInfo, union: UnionSpace, members: Sequence[Mapping[str, Any]], found: Found
+) -> dict[str, Any]:
+    """Volumes, what stands beside, and the searches."""
+    settings = run.settings.front
+    if settings.reference is not None:
+        reference = (settings.reference.cost, settings.reference.error)
+    else:
+        costliest = max(float(member[settings.cost]) for member in members)
+        reference = (costliest * 1.001, 1 - 1 / len(info.classes))
+    tested = [member_from_json(member, "front") for member in members if member["test_error"] is not None]
+    beside = []
+    for path in settings.beside:
+        content = read_json(path)
+        if content is None:
+            raise InputError(f"front.beside: no file {path}; genas import-study writes one")
+        for name, others in content.items():
+            if isinstance(others, list):
+                known = [member_from_json(one, f"{path}: {name}.{place}") for place, one in enumerate(others)]
+                beside.append({"name": name, "members": [member_to_json(one) for one in known],
+                               "hypervolume": _volume(known, settings.cost, reference, run.settings.seed)})  # fmt: skip
+    return {
+        "reference": {"cost": reference[0], "error": reference[1]},
+        "members": list(members),
+        "hypervolume": _volume(tested, settings.cost, reference, run.settings.seed),
+        "search": _searches(found),
+        "beside": beside,
+    }
+
+
+def _volume(members: Sequence[Member], cost: str, reference: tuple[float, float], seed: int) -> dict[str, Any]:
+    volume: Hypervolume = front_volume(members, cost, *reference, seed)
+    return dict(vars(volume))
+
+
+def _searches(found: Found) -> dict[str, Any]:
+    """All searches as one; the history is that of the first, which is for accuracy where there are several."""
+    history = found.searches[0]["history"] if found.searches else []
+    return {
+        "seconds": found.seconds,
+        "epochs": sum(one["epochs"] for one in found.searches if not one["diverged"]),
+        "genotypes": len(found.candidates),
+        "searches": len(found.searches),
+        "diverged": sum(bool(one["diverged"]) for one in found.searches),
+        "collapsed": any(one["collapsed"] for one in found.searches),
+        "history": history,
+    }
+
+
+def _tau(members: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
+    """How well the short trainings rank those that were trained in full; None for fewer than three."""
+    known = [(member["cheap"], 1 - member["validation_error"]) for member in members if member["cheap"] is not None]
+    if len(known) < 3:
+        return None
+    from predictor import kendall_tau, tau_interval
+
+    short, full = zip(*known, strict=True)
+    low, high = tau_interval(short, full, seed)
+    return {"tau": float(kendall_tau(short, full)), "ci95": [low, high], "architectures": len(known)}
