@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from genas.examining import doctor
     from genas.feature_spectra import spectra
     from genas.fitting import fit, fit_zero_cost, predict
+    from genas.fronting import front
     from genas.generating import export_table, generate
     from genas.linting import lint, lint_run
     from genas.overview import evaluate
@@ -54,6 +55,7 @@ _HOMES = {
     "fidelity": "genas.ranking",
     "fit": "genas.fitting",
     "fit_zero_cost": "genas.fitting",
+    "front": "genas.fronting",
     "generate": "genas.generating",
     "import_study": "analysis.published",
     "latency": "genas.timing",
@@ -89,6 +91,7 @@ __all__ = [
     "fidelity",
     "fit",
     "fit_zero_cost",
+    "front",
     "generate",
     "import_study",
     "latency",

@@ -371,6 +371,22 @@ def study(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_j
 
 
 @app.command()
+def front(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+    """Find and train a front of error against cost by differentiable search; read the test images once."""
+    loaded = _load(source, overrides, logs)
+    _refuse_if_driven(loaded)
+    from genas.display import Display
+    from genas.front_words import fronted
+    from genas.fronting import front as stage
+
+    with Display(quiet=as_json) as display:
+        result = stage(loaded, display.stage, display.counts("search"))
+    told = f"Saved in {loaded.folder / 'front'}. Next: genas ensemble {loaded.name} | genas report {loaded.name}"
+    _answer(result, as_json, fronted(result), told)
+    _exit_if_failed(result)
+
+
+@app.command()
 def spectra(
     source: Source,
     under: Annotated[
