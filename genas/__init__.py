@@ -20,7 +20,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from analysis.published import import_study
     from genas.benching import bench
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from genas.feature_spectra import spectra
     from genas.fitting import fit, fit_zero_cost, predict
     from genas.generating import export_table, generate
+    from genas.importing import import_study
     from genas.linting import lint, lint_run
     from genas.overview import evaluate
     from genas.picking import pick
@@ -55,7 +55,7 @@ _HOMES = {
     "fit": "genas.fitting",
     "fit_zero_cost": "genas.fitting",
     "generate": "genas.generating",
-    "import_study": "analysis.published",
+    "import_study": "genas.importing",
     "latency": "genas.timing",
     "lint": "genas.linting",
     "lint_run": "genas.linting",

@@ -49,6 +49,8 @@ def spanned(result: dict[str, Any]) -> str:
 
 def imported(result: dict[str, Any], folder: Path) -> str:
     """What ``import-study`` read."""
+    if "genotypes" in result:
+        return _searched(result, folder)
     lines = [f"study: {result['networks']:,} networks in {len(result['groups'])} groups of family and training images"]
     lines += [f"  flaw: {flaw} ({count:,} networks)" for flaw, count in result["flaws"].items()]
     tables = [name for name in result["files"] if name.endswith(".jsonl")]
@@ -57,6 +59,32 @@ def imported(result: dict[str, Any], folder: Path) -> str:
             *lines,
             f"Saved in {folder}: report.html, study.csv, figures, and {len(tables)} label tables.",
             f"Next: genas evaluate {folder / tables[0]} --metric robust_accuracy" if tables else "",
+        ]
+    )
+
+
+def _searched(result: dict[str, Any], folder: Path) -> str:
+    lines = [
+        f"study: {result['genotypes']} genotypes built, {result['searched']} points of searches, {result['memory']} of "
+        "memory"
+        + (f" (a + b N + c B + d N B: {error:.1%} off, leave-one-out)" if (error := result["memory_error"]) else "")
+    ]
+    millions, percent = result["reference"]
+    for data, count in result["networks"].items():
+        volume = result["hypervolume"][data]
+        lines.append(
+            f"  {data:8} {count:3} trained networks, {len(result['front'][data])} not dominated in test error and "
+            "parameters"
+            + (f"; hypervolume {volume:.2f} M x % below {millions:g} M and {percent:g} %" if volume else "")
+        )
+    lines += [f"  flaw: {name}: {flaw}" for name, flaws in result["flaws"].items() for flaw in flaws]
+    lines += [f"  note: {note}" for note in result["notes"]]
+    tables = [name for name in result["files"] if name.endswith(".jsonl")]
+    return "\n".join(
+        [
+            *lines,
+            f"Saved in {folder}: {', '.join(result['files'])}.",
+            f"Next: genas evaluate {folder / tables[0]}",
         ]
     )
 
