@@ -31,6 +31,8 @@ AUXILIARY_PARAMS = 128 * 576 + 2 * 128 + 768 * 128 * 4 + 2 * 768 + 768 * 10 + 10
 
 GENOTYPES = "genotypes.json"
 TEST_IMAGES = 10_000
+FEWEST_POINTS = 6
+"""Of memory, for a rule of four coefficients to be tried on one that it has not seen."""
 LATENCIES = {"latency_gpu": "gpu batch not stated", "latency_cpu": "cpu batch not stated"}
 
 _COUNTED = Darts()
@@ -168,7 +170,7 @@ def mood_members(study: MoodStudy, data: str) -> tuple[Member, ...]:
     own = _own(study, data)
     return tuple(
         Member(
-            network.name, "published", 1 - training.test_accuracy, TEST_IMAGES, "test", network.params, network.macs,
+            network.name, "published", round(1 - training.test_accuracy, 6), TEST_IMAGES, "test", network.params, network.macs,
             dict(network.latency), f"{network.sweep}, weight {network.weight:g}",
         )
         for network, training in own
@@ -207,10 +209,10 @@ def mood_graph(genotype: Genotype, data: str) -> ArchGraph:
 def memory_error(points: Sequence[MemoryPoint]) -> float:
     """Mean relative error in leave-one-out of memory = a + b parameters + c batch + d parameters x batch.
 
-    Least squares; a fraction, lower is better. Raises InputError for fewer than 6 points.
+    Least squares; a fraction, lower is better. Raises InputError for fewer points than FEWEST_POINTS.
     """
-    if len(points) < 6:
-        raise InputError(f"memory: {len(points)} points; expected at least 6 for 4 coefficients")
+    if len(points) < FEWEST_POINTS:
+        raise InputError(f"memory: expected at least {FEWEST_POINTS} points, got {len(points)}")
     millions, batch, memory = np.array([(one.millions, one.batch, one.megabytes) for one in points]).T
     design = np.c_[np.ones(len(points)), millions, batch, millions * batch]
     hat = design @ np.linalg.pinv(design)
@@ -278,7 +280,7 @@ def _whole(line: Mapping[str, str], name: str) -> int:
 
 
 def _percent(line: Mapping[str, str], name: str) -> float:
-    return _number(line, name, most=100) / 100
+    return round(_number(line, name, most=100) / 100, 6)  # the tables have what single precision leaves of it
 
 
 def _memory_point(line: Mapping[str, str]) -> MemoryPoint:

@@ -11,15 +11,24 @@ from typing import Any
 import numpy as np
 
 from analysis.fronts import Member
-from analysis.mood import CLASSES, GENOTYPES, MoodStudy, memory_error, mood_members, mood_table, read_mood
+from analysis.mood import (
+    CLASSES,
+    FEWEST_POINTS,
+    GENOTYPES,
+    MoodStudy,
+    memory_error,
+    mood_members,
+    mood_table,
+    read_mood,
+)
 from analysis.published import import_study as import_table
 from evolution.pareto import front, hypervolume
 from supernet.files import write_text
 from supernet.settings import InputError
 from supernet.table import write_table
 
-REFERENCE = (5.0, 15.0)
-"""Million parameters and error in % that the published hypervolume goes to."""
+REFERENCES = {"cifar10": (5.0, 15.0)}
+"""Million parameters and error in % that the published hypervolume goes to; of CIFAR-100 none is published."""
 
 
 def import_study(source: Path, folder: Path) -> dict[str, Any]:
@@ -31,8 +40,8 @@ def import_study(source: Path, folder: Path) -> dict[str, Any]:
 
     Returns:
         Of a folder: ``networks``, ``front`` and ``hypervolume`` by data set (trained networks; those not dominated in
-        test error and parameters; million parameters x points of error below 5 M and 15 %), ``searched``, ``memory``
-        and ``memory_error`` (points, and the error of a linear rule in leave-one-out), ``genotypes`` (built),
+        test error and parameters; of CIFAR-10, million parameters x points of error below 5 M and 15 %), ``searched``,
+        ``memory`` and ``memory_error`` (points, and how far :func:`analysis.mood.memory_error` is off), ``genotypes``,
         ``flaws`` (by network), ``notes`` and ``files``.
 
     Raises:
@@ -60,11 +69,14 @@ def _result(study: MoodStudy, members: dict[str, tuple[Member, ...]]) -> dict[st
     return {
         "networks": {data: len(own) for data, own in members.items()},
         "front": {data: [own[place].name for place in front(planes[data])] for data, own in members.items()},
-        "hypervolume": {data: hypervolume(plane, np.array(REFERENCE)) for data, plane in planes.items()},
-        "reference": list(REFERENCE),
+        "hypervolume": {
+            data: {"reference": list(REFERENCES[data]), "volume": hypervolume(plane, np.array(REFERENCES[data]))}
+            for data, plane in planes.items()
+            if data in REFERENCES
+        },
         "searched": len(study.points),
         "memory": len(study.memory),
-        "memory_error": memory_error(study.memory) if study.memory else None,
+        "memory_error": memory_error(study.memory) if len(study.memory) >= FEWEST_POINTS else None,
         "genotypes": len(study.genotypes),
         "flaws": study.flaws,
         "notes": list(study.notes),

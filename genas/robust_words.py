@@ -64,27 +64,29 @@ def imported(result: dict[str, Any], folder: Path) -> str:
 
 
 def _searched(result: dict[str, Any], folder: Path) -> str:
-    lines = [
-        f"study: {result['genotypes']} genotypes built, {result['searched']} points of searches, {result['memory']} of "
-        "memory"
-        + (f" (a + b N + c B + d N B: {error:.1%} off, leave-one-out)" if (error := result["memory_error"]) else "")
-    ]
-    millions, percent = result["reference"]
+    """What it read of a study of a front."""
+    lines = [f"study: {result['genotypes']} genotypes, {result['searched']} points of searches"]
     for data, count in result["networks"].items():
-        volume = result["hypervolume"][data]
-        lines.append(
-            f"  {data:8} {count:3} trained networks, {len(result['front'][data])} not dominated in test error and "
-            "parameters"
-            + (f"; hypervolume {volume:.2f} M x % below {millions:g} M and {percent:g} %" if volume else "")
+        line = (
+            f"  {data:8} {count:3} trained networks, {len(result['front'][data])} on the front of error and parameters"
         )
+        if data in result["hypervolume"]:
+            volume, (millions, percent) = (
+                result["hypervolume"][data]["volume"],
+                result["hypervolume"][data]["reference"],
+            )
+            line += f"; hypervolume {volume:.2f} M x % below {millions:g} M and {percent:g} %"
+        lines.append(line)
+    if result["memory_error"] is not None:
+        error = result["memory_error"]
+        lines.append(f"  {result['memory']} points of memory, a + bN + cB + dNB is {error:.1%} off one left out")
     lines += [f"  flaw: {name}: {flaw}" for name, flaws in result["flaws"].items() for flaw in flaws]
     lines += [f"  note: {note}" for note in result["notes"]]
-    tables = [name for name in result["files"] if name.endswith(".jsonl")]
     return "\n".join(
         [
             *lines,
             f"Saved in {folder}: {', '.join(result['files'])}.",
-            f"Next: genas evaluate {folder / tables[0]}",
+            f"Next: genas evaluate {folder / result['files'][0]}",
         ]
     )
 
