@@ -170,11 +170,18 @@ def mood_members(study: MoodStudy, data: str) -> tuple[Member, ...]:
     own = _own(study, data)
     return tuple(
         Member(
-            network.name, "published", round(1 - training.test_accuracy, 6), TEST_IMAGES, "test", network.params, network.macs,
-            dict(network.latency), f"{network.sweep}, weight {network.weight:g}",
+            name=network.name,
+            series="published",
+            error=round(1 - training.test_accuracy, 6),
+            images=TEST_IMAGES,
+            split="test",
+            params=network.params,
+            macs=network.macs,
+            latency=dict(network.latency),
+            note=f"{network.sweep}, weight {network.weight:g}",
         )
         for network, training in own
-    )  # fmt: skip
+    )
 
 
 def mood_table(study: MoodStudy, data: str) -> LabelTable:

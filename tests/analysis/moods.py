@@ -41,7 +41,7 @@ def trained(name, test=95.0, search=80.0, **more):
 
 
 def hundred(name, **more):
-    params, macs = costs(name)
+    params, _ = costs(name)
     row = trained(name) | {"Params": round((params + 90 * (WIDE + 1)) / 1e6, 2), "Search acc": 55.0}
     row |= {"Search crit loss": 1.5, "Search reg loss": 9.0}
     for column in ("Size", "valid_loss", "valid_acc", "Search accuracy", "search_criterion_loss", "search_reg_loss"):
@@ -75,7 +75,7 @@ def study():
         ],
         "trained_cifar100.csv": [hundred("l1_loss_3e05_l2_3e04_cifar100")],
         "searched_cifar10.csv": [searched("l1_loss_2e04_l2_3e04"), searched("l1_loss_1e03_l2_3e04", 70.0)],
-        "memory.csv": MEMORY,
+        "memory.csv": [dict(row) for row in MEMORY],
     }
 
 

@@ -51,10 +51,10 @@ def test_members_and_labels_are_of_one_data_set(tmp_path):
     assert table.metric("accuracy").tolist() == [0.95, 0.94, 0.9]
     assert table.metric("validation_accuracy").tolist() == [0.96, 0.95, 0.91]
     assert table.metric("latency_gpu").tolist() == [10.0] * 3
-    assert [row.features for row in table.rows][0] == {"search_accuracy": 0.8, "search_loss": 0.5}
+    assert table.rows[0].features == {"search_accuracy": 0.8, "search_loss": 0.5}
     assert [graph_costs(row.graph).params for row in table.rows] == [member.params for member in (first, *others)]
-    assert mood_table(read, "cifar100").metric_names == ["accuracy", "latency_cpu", "latency_gpu", "loss", "train_accuracy"]  # fmt: skip # noqa: E501
-    with pytest.raises(InputError, match="no network was trained on 'cifar1'.*Did you mean 'cifar10'"):
+    assert mood_table(read, "cifar100").metric_names == sorted({*table.metric_names} - {"validation_accuracy"})
+    with pytest.raises(InputError, match=r"no network was trained on 'cifar1'.*Did you mean 'cifar10'"):
         mood_members(read, "cifar1")
 
 
@@ -64,7 +64,7 @@ def test_members_and_labels_are_of_one_data_set(tmp_path):
         ({"Parameters": 1_000_000}, "Parameters less auxiliary head are 523,574, its genotype builds"),
         ({"FLOPs": 7}, "FLOPs are 7, its genotype has"),
         ({"Size": 9.5}, "its size is said to be 9.5 million parameters, and is"),
-        ({"Search accuracy": 60.0}, "the numbers of its search are not those of the search's own table"),
+        ({"Search accuracy": 61.0}, "the numbers of its search are not those of the search's own table"),
         ({"search_reg_loss": 7.5}, "the numbers of its search are not those of the search's own table"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_size_of_a_search_is_exact(tmp_path):
 def test_a_network_without_a_genotype_has_the_table_s_costs_and_no_row(tmp_path):
     without = {name: one for name, one in GENOTYPES.items() if name not in ("l2_loss_7e03", "another")}
     tables = study()
-    tables["trained_cifar100.csv"].append(hundred("l2_loss_7e03"))
+    tables["trained_cifar100.csv"].append(hundred("l2_loss_7e03", **{"Search acc": 50.0}))
     read = read_mood(write(tmp_path / "mood", tables, without))
     ten, wide = (network for network in read.networks if network.name == "l2_loss_7e03")
     params, macs = costs("l2_loss_7e03")
@@ -155,7 +155,7 @@ def test_a_missing_column_and_a_missing_file_are_named(tmp_path):
         row.pop("FLOPs")
     with pytest.raises(InputError, match="column 'flops' is missing"):
         read_mood(write(tmp_path / "mood", tables))
-    with pytest.raises(InputError, match="genotypes.json: the genotypes cannot be read"):
+    with pytest.raises(InputError, match=r"genotypes\.json: the genotypes cannot be read"):
         read_mood(tmp_path)
 
 
@@ -198,7 +198,8 @@ def test_the_published_tables_agree_with_their_genotypes(published):
 @needs_data
 def test_parameters_are_those_of_the_tables_read_without_us(published):
     found = {(one.name, one.data): one.params for one in published.points}
-    for path, data in (("20210815-160715_l1_l2_fix_cifar10", "cifar10"), ("20220716-171022_l1_l2_fix_cifar100", "cifar100")):  # fmt: skip # noqa: E501
+    tables = {"20210815-160715_l1_l2_fix_cifar10": "cifar10", "20220716-171022_l1_l2_fix_cifar100": "cifar100"}
+    for path, data in tables.items():
         with (FOLDER / f"logs_multi-search-EXP-{path}.csv").open() as lines:
             for row in csv.DictReader(lines):
                 name = f"l{row['Model name'][1:]}_l2_3e04" + "_cifar100" * (data == "cifar100")
