@@ -20,7 +20,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from analysis.published import import_study
     from genas.benching import bench
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from genas.fitting import fit, fit_zero_cost, predict
     from genas.fronting import front
     from genas.generating import export_table, generate
+    from genas.importing import import_study
     from genas.linting import lint, lint_run
     from genas.overview import evaluate
     from genas.picking import pick
@@ -57,7 +57,7 @@ _HOMES = {
     "fit_zero_cost": "genas.fitting",
     "front": "genas.fronting",
     "generate": "genas.generating",
-    "import_study": "analysis.published",
+    "import_study": "genas.importing",
     "latency": "genas.timing",
     "lint": "genas.linting",
     "lint_run": "genas.linting",

@@ -417,15 +417,20 @@ def spectra(
 
 @app.command("import-study")
 def import_study(
-    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="Published accuracies under corruptions.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where rows, label tables and the report go.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE.csv|DIR", help="Accuracies under corruptions, or genotypes.json and the tables of MOOD-NAS."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where label tables and all else go.")],
     as_json: Json = False,
 ) -> None:
-    """Read a published robustness study; write label tables, figures and a report, its flaws said first."""
-    from analysis.published import import_study as question
+    """Read a published study of robustness, or of a front; write label tables and figures, its flaws said first."""
+    from genas.importing import import_study as question
     from genas.robust_words import imported
 
-    result = question(table, out)
+    result = question(source, out)
     _answer(result, as_json, imported(result, out))
 
 

@@ -49,6 +49,8 @@ def spanned(result: dict[str, Any]) -> str:
 
 def imported(result: dict[str, Any], folder: Path) -> str:
     """What ``import-study`` read."""
+    if "genotypes" in result:
+        return _searched(result, folder)
     lines = [f"study: {result['networks']:,} networks in {len(result['groups'])} groups of family and training images"]
     lines += [f"  flaw: {flaw} ({count:,} networks)" for flaw, count in result["flaws"].items()]
     tables = [name for name in result["files"] if name.endswith(".jsonl")]
@@ -57,6 +59,34 @@ def imported(result: dict[str, Any], folder: Path) -> str:
             *lines,
             f"Saved in {folder}: report.html, study.csv, figures, and {len(tables)} label tables.",
             f"Next: genas evaluate {folder / tables[0]} --metric robust_accuracy" if tables else "",
+        ]
+    )
+
+
+def _searched(result: dict[str, Any], folder: Path) -> str:
+    """What it read of a study of a front."""
+    lines = [f"study: {result['genotypes']} genotypes, {result['searched']} points of searches"]
+    for data, count in result["networks"].items():
+        line = (
+            f"  {data:8} {count:3} trained networks, {len(result['front'][data])} on the front of error and parameters"
+        )
+        if data in result["hypervolume"]:
+            volume, (millions, percent) = (
+                result["hypervolume"][data]["volume"],
+                result["hypervolume"][data]["reference"],
+            )
+            line += f"; hypervolume {volume:.2f} M x % below {millions:g} M and {percent:g} %"
+        lines.append(line)
+    if result["memory_error"] is not None:
+        error = result["memory_error"]
+        lines.append(f"  {result['memory']} points of memory, a + bN + cB + dNB is {error:.1%} off one left out")
+    lines += [f"  flaw: {name}: {flaw}" for name, flaws in result["flaws"].items() for flaw in flaws]
+    lines += [f"  note: {note}" for note in result["notes"]]
+    return "\n".join(
+        [
+            *lines,
+            f"Saved in {folder}: {', '.join(result['files'])}.",
+            f"Next: genas evaluate {folder / result['files'][0]}",
         ]
     )
 

@@ -6,21 +6,33 @@ after it kept. Published networks have 20 cells and 36 channels; the searches th
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import chain, combinations, permutations
 from math import prod
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from supernet.cells import (
+    KINDS,
+    Place,
+    applied_node,
+    genotype_object,
+    head_nodes,
+    input_nodes,
+    output_node,
+    places,
+    read_pair,
+    stem_nodes,
+    sum_node,
+)
 from supernet.graph import ArchGraph, Node
-from supernet.operations import COST_NAMES, graph_costs, node_costs, operation
-from supernet.settings import InputError, distinct, nearest
+from supernet.operations import COST_NAMES, graph_costs, node_costs
+from supernet.settings import InputError, distinct
 from supernet.space import Architecture, Choices, SearchSpace, architectures, check_cost
 from supernet.supergraph import Active, Edge, Group, Inputs, Step, SuperGraph
 
@@ -31,11 +43,6 @@ OperationName = Literal[
 Pair: TypeAlias = tuple[int, int]
 
 _NUMBER = re.compile("[0-9]")  # of an input; no cell has more than seven
-_KINDS = ("normal", "reduce")
-_OPS = {
-    "max_pool": "max_pool_same", "avg_pool": "avg_pool_same", "skip": "skip",
-    "sep_conv": "sep_conv", "dil_conv": "dil_conv",
-}  # fmt: skip
 
 
 @lru_cache(maxsize=16)
@@ -187,7 +194,7 @@ class Darts(SearchSpace):
     def format(self, architecture: Architecture) -> str:
         self.check(architecture)
         words = []
-        for kind, cell in zip(_KINDS, self._halves(architecture), strict=True):
+        for kind, cell in zip(KINDS, self._halves(architecture), strict=True):
             words.append(kind)
             for (first, second), *operations in cell:
                 names = [self.operations[number] for number in operations]
@@ -275,35 +282,27 @@ class Darts(SearchSpace):
 
     def _from_json(self, text: str) -> tuple[Sequence[object], Sequence[object]]:
         """The pairs of both cells."""
-        try:
-            genotype = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"genotype {text!r:.80}: no valid JSON ({error})") from error
-        keys = [key for kind in _KINDS for key in (kind, f"{kind}_concat")]
-        if not isinstance(genotype, Mapping) or set(genotype) != set(keys):
-            raise InputError(f"genotype {text!r:.80}: expected the keys {', '.join(keys)}, got {list(genotype)!r:.80}")
+        genotype = genotype_object(text)
         expected = list(range(2, self.nodes + 2))
-        for kind in _KINDS:
+        for kind in KINDS:
             found = genotype[f"{kind}_concat"]
             if found != expected or any(type(number) is not int for number in found):
                 raise InputError(
                     f"genotype: {kind}_concat: expected {expected}, all nodes of a cell, got {found!r:.80}"
                 )
-            if not isinstance(genotype[kind], list):
-                raise InputError(f"genotype: {kind}: expected a list of pairs, got {genotype[kind]!r:.80}")
         return genotype["normal"], genotype["reduce"]
 
     def _from_words(self, text: str) -> tuple[Sequence[object], Sequence[object]]:
         """The pairs of both cells."""
         words, half = text.split(), self.nodes + 1
-        if len(words) != 2 * half or (words[0], words[half]) != _KINDS:
+        if len(words) != 2 * half or (words[0], words[half]) != KINDS:
             raise InputError(
                 f"architecture {text!r:.80}: expected a genotype in JSON, or 'normal' and {self.nodes} words such as "
                 f"{self.operations[0]}@0+{self.operations[-1]}@1, then 'reduce' and {self.nodes} more; "
                 f"got {len(words)} words"
             )
         cells: list[list[object]] = []
-        for kind, part in zip(_KINDS, (words[1:half], words[half + 1 :]), strict=True):
+        for kind, part in zip(KINDS, (words[1:half], words[half + 1 :]), strict=True):
             cells.append([])
             for node, word in enumerate(part, 2):
                 pairs = [term.partition("@") for term in word.split("+")]
@@ -325,23 +324,13 @@ class Darts(SearchSpace):
         for node in range(self.nodes):
             place, taken = f"genotype: {kind}, node {node + 2}", []
             for pair in pairs[2 * node : 2 * node + 2]:
-                taken.append(self._read(place, node, pair))
+                source, name = read_pair(place, node + 2, pair, self.operations)
+                taken.append((source, self.operations.index(name)))
             (first, one), (second, other) = sorted(taken)
             if first == second:
                 raise InputError(f"{place}: input {first} is taken twice; expected two different ones")
             choices += [_pairs(node).index((first, second)), one, other]
         return choices
-
-    def _read(self, place: str, node: int, pair: Any) -> Pair:  # noqa: ANN401 - whatever a file holds
-        """Input and number of the operation."""
-        if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str) or type(pair[1]) is not int:
-            raise InputError(f"{place}: expected [operation, input], got {pair!r:.80}")
-        name, source = pair
-        if name not in self.operations:
-            raise InputError(f"{place}: operation {name!r:.40} is not of this space; {nearest(name, self.operations)}")
-        if not 0 <= source < node + 2:
-            raise InputError(f"{place}: input {source}; expected 0 to {node + 1}")
-        return source, self.operations.index(name)
 
     @cached_property
     def _cell_counts(self) -> tuple[int, ...]:
@@ -364,75 +353,35 @@ class Darts(SearchSpace):
 
     @cached_property
     def _stem(self) -> tuple[Node, ...]:
-        side, channels, wide = self.input_size, self.input_channels, self.stem_multiplier * self.channels
-        return (
-            operation("input", "input", out=channels, resolution=side),
-            operation("conv_bn", "stem", in_=channels, out=wide, kernel=3, stride=1, resolution=side),
-        )
+        return stem_nodes(self.input_channels, self.stem_multiplier * self.channels, self.input_size)
 
     @cached_property
     def _cells(self) -> tuple[tuple[int, _Cell], ...]:
         """Of each cell whether it reduces (1), and its nodes."""
-        result = []
-        reductions = (self.cells // 3, 2 * self.cells // 3)
-        side, channels, before = self.input_size, self.channels, 0
-        widths = [self.stem_multiplier * channels] * 2  # of the last two outputs
-        for number in range(self.cells):
-            reduces = int(number in reductions)
-            channels *= 1 + reduces
-            result.append((reduces, self._nodes_of(number, channels, side, widths, reduces, before, reductions[1])))
-            side, before, widths = -(-side // (1 + reduces)), reduces, [widths[1], self.nodes * channels]
-        return tuple(result)
+        stem, given = self.stem_multiplier * self.channels, (self.nodes, self.nodes)
+        found = places(self.cells, self.channels, stem, self.input_size, given)
+        return tuple((place.reduces, self._nodes_of(place)) for place in found)
 
-    def _nodes_of(
-        self, number: int, channels: int, side: int, widths: list[int], reduces: int, before: int, marked: int
-    ) -> _Cell:
-        """Every node that a cell may have; ``before`` is whether the cell before it reduced."""
-        name, sums = f"cell{number}", []
-        after = -(-side // 2) if reduces else side
-        projected: dict[str, float] = {"out": channels, "kernel": 1, "resolution": side}
-        inputs = (
-            operation("skip", f"{name}_input0", in_=widths[0], stride=2, **projected)
-            if before
-            else operation("relu_conv_bn", f"{name}_input0", in_=widths[0], stride=1, **projected),
-            operation("relu_conv_bn", f"{name}_input1", in_=widths[1], stride=1, **projected),
+    def _nodes_of(self, place: Place) -> _Cell:
+        """Every node that a cell may have."""
+        states = range(2, self.nodes + 2)
+        applied = tuple(
+            tuple(tuple(applied_node(place, node, text, source) for text in self.operations) for source in range(node))
+            for node in states
         )
-        applied = []
-        for node in range(2, self.nodes + 2):
-            options = []
-            for source in range(node):
-                stride = 2 if reduces and source < 2 else 1
-                options.append(tuple(self._applied(f"{name}_node{node}", text, source, channels, stride, after)
-                                     for text in self.operations))  # fmt: skip
-            applied.append(tuple(options))
-            sums.append(operation("sum", f"{name}_node{node}", out=channels, resolution=after))
-        mark = {"auxiliary": 1} if number == marked else {}
-        output = operation("concat", name, out=self.nodes * channels, resolution=after, **mark)
-        return inputs, tuple(applied), tuple(sums), output
-
-    def _applied(self, node: str, text: str, source: int, channels: int, stride: int, side: int) -> Node:
-        """One operation of a node on one input."""
-        op, _, kernel = text.rpartition("_")
-        attributes: dict[str, float] = {"in_": channels, "out": channels, "stride": stride, "resolution": side}
-        attributes["kernel"] = 1 if op == "skip" else int(kernel[0])
-        if op == "dil_conv":
-            attributes["dilation"] = 2
-        return operation(_OPS[op], f"{node}_{text}_of{source}", **attributes)
+        sums = tuple(sum_node(place, node) for node in states)
+        return input_nodes(place), applied, sums, output_node(place, self.nodes)
 
     @cached_property
     def _head(self) -> tuple[Node, ...]:
-        wide = self._cells[-1][1][3].integer("out")
-        return (
-            operation("global_mean", "mean", in_=wide, out=wide, resolution=1),
-            operation("linear", "classifier", in_=wide, out=self.classes, resolution=1),
-        )
+        return head_nodes(self._cells[-1][1][3].integer("out"), self.classes)
 
     @cached_property
     def _cost_tables(self) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
         """What every network pays, (costs,), and for each node of both cells what its options add, (options, costs)."""
         fixed = [*self._stem, *self._head, *chain.from_iterable(inputs for _, (inputs, _, _, _) in self._cells)]
         tables = []
-        for kind in range(len(_KINDS)):
+        for kind in range(len(KINDS)):
             for node in range(self.nodes):
                 known = [applied[node] for reduces, (_, applied, _, _) in self._cells if reduces == kind]
                 single = np.asarray([[[node_costs(one) for one in row] for row in rows] for rows in known]).sum(axis=0)

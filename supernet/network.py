@@ -18,7 +18,7 @@ from supernet.operations import JOINS, Layer, layers
 from supernet.settings import InputError
 
 
-def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[float, ...], dict[str, object]]:
+def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[float | tuple[int, ...], ...], dict[str, object]]:
     """The class and arguments that make a layer: what the builder calls and what exported source says."""
     if layer.kind == "conv":
         options: dict[str, object] = {}
@@ -32,6 +32,11 @@ def layer_call(layer: Layer) -> tuple[type[nn.Module], tuple[float, ...], dict[s
             options["groups"] = layer.groups
         options["bias"] = False
         return nn.Conv2d, (layer.in_channels, layer.out_channels, layer.kernel), options
+    if layer.kind in ("row_conv", "column_conv"):
+        order = 1 if layer.kind == "row_conv" else -1
+        options = {"stride": (1, layer.stride)[::order]} if layer.stride != 1 else {}
+        options |= {"padding": (0, layer.kernel // 2)[::order], "bias": False}
+        return nn.Conv2d, (layer.in_channels, layer.out_channels, (1, layer.kernel)[::order]), options
     if layer.kind == "shifted_conv":
         return ShiftedConv, (layer.in_channels, layer.out_channels), {}
     if layer.kind == "batch_norm":

@@ -17,8 +17,8 @@ from supernet.graph import ArchGraph, Node
 from supernet.settings import InputError, nearest
 
 LayerKind = Literal[
-    "conv", "shifted_conv", "subsample", "batch_norm", "relu", "relu6", "hard_swish", "celu", "scale",
-    "max_pool", "avg_pool", "max_pool_same", "avg_pool_same", "resize", "squeeze_excite", "pad_channels",
+    "conv", "row_conv", "column_conv", "shifted_conv", "subsample", "batch_norm", "relu", "relu6", "hard_swish", "celu",
+    "scale", "max_pool", "avg_pool", "max_pool_same", "avg_pool_same", "resize", "squeeze_excite", "pad_channels",
     "global_mean", "flatten", "linear",
 ]  # fmt: skip
 
@@ -29,6 +29,7 @@ class Layer:
 
     ``shifted_conv`` is the factorized reduce of DARTS: two 1x1 convolutions with stride 2, one on
     the picture and one on the picture shifted by a pixel, each giving half of the output channels.
+    ``row_conv`` and ``column_conv`` reach and stride along a row (1 x kernel) or a column (kernel x 1) alone.
     ``subsample`` takes every second row and column. A pool's stride is its kernel, and an incomplete window
     at the far edge is left out; a ``_same`` pool has a stride of its own, and what lies beyond the edge counts
     for nothing. ``squeeze_excite`` weighs the channels by what a bottleneck of ``out_channels`` makes of their
@@ -69,6 +70,9 @@ COST_NAMES = Costs._fields
 
 JOINS = ("sum", "concat")
 """Operations that join several inputs and hold no weights."""
+
+CONVOLUTIONS = ("conv", "row_conv", "column_conv", "shifted_conv")
+"""Kinds of layers that convolve."""
 
 
 def _conv(cin: int, cout: int, kernel: int = 1, stride: int = 1, dilation: int = 1, groups: int = 1) -> Layer:
@@ -186,6 +190,16 @@ def _dil_conv(node: Node) -> tuple[Layer, ...]:
     return (Layer("relu"), depthwise, _conv(cin, cout), _batch_norm(cout))
 
 
+def _cross_conv(node: Node) -> tuple[Layer, ...]:
+    """A convolution along the rows, one along the columns, and a norm (``conv_7x1_1x7`` of NASNet, Zoph et al. 2018).
+
+    ``input_resolution`` is the side of its input, where the stride is not 1.
+    """
+    cin, cout, kernel, stride = (node.integer(name) for name in ("in", "out", "kernel", "stride"))
+    rows = Layer("row_conv", cin, cout, kernel, stride)
+    return (Layer("relu"), rows, Layer("column_conv", cout, cout, kernel, stride), _batch_norm(cout))
+
+
 def _global_mean(node: Node) -> tuple[Layer, ...]:
     return (Layer("global_mean"), Layer("flatten"))
 
@@ -248,6 +262,7 @@ OPERATIONS: dict[str, Callable[[Node], tuple[Layer, ...]]] = {
     "avg_pool_same": _pool("avg_pool_same"),
     "resize": lambda node: (Layer("resize", value=node.integer("resolution")),),
     "pad_channels": lambda node: (Layer("pad_channels", node.integer("in"), node.integer("out")),),
+    "cross_conv": _cross_conv,
 }
 
 
@@ -272,10 +287,14 @@ def node_costs(node: Node) -> Costs:
     chain = layers(node)
     strided = [index for index, layer in enumerate(chain) if layer.stride > 1 or layer.kind in _HALVES]
     for index, layer in enumerate(chain):
-        if layer.kind in ("conv", "shifted_conv"):
+        if layer.kind in CONVOLUTIONS:
             before = bool(strided) and index < strided[0]
-            weights = layer.out_channels * (layer.in_channels // layer.groups) * layer.kernel**2
-            pixels = node.integer("input_resolution" if before else "resolution") ** 2
+            taps = layer.kernel if layer.kind in ("row_conv", "column_conv") else layer.kernel**2
+            weights = layer.out_channels * (layer.in_channels // layer.groups) * taps
+            columns = node.integer("input_resolution" if before else "resolution")
+            # A stride along the rows leaves as many rows as there were.
+            whole = layer.kind == "row_conv" and layer.stride > 1
+            pixels = columns * (node.integer("input_resolution") if whole else columns)
             conv_macs += weights * pixels
             activations += layer.out_channels * pixels
             params += weights
@@ -301,7 +320,7 @@ def graph_costs(graph: ArchGraph) -> Costs:
 @lru_cache(maxsize=65536)
 def node_depth(node: Node) -> int:
     """Convolutions and linear layers of one node, which follow each other."""
-    return sum(layer.kind in ("conv", "shifted_conv", "linear") for layer in layers(node))
+    return sum(layer.kind in (*CONVOLUTIONS, "linear") for layer in layers(node))
 
 
 def graph_depth(graph: ArchGraph) -> int:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from supernet import ArchGraph, Node
 from supernet.network import Network, build_network, node_names
-from supernet.operations import JOINS, layers
+from supernet.operations import CONVOLUTIONS, JOINS, layers
 
 Value = TypeVar("Value")
 
@@ -101,7 +101,7 @@ class Probe:
 
 def _works(node: Node) -> bool:
     """Whether a node convolves or joins."""
-    return node.op in JOINS or any(layer.kind in ("conv", "shifted_conv") for layer in layers(node))
+    return node.op in JOINS or any(layer.kind in CONVOLUTIONS for layer in layers(node))
 
 
 def total(terms: Sequence[Tensor]) -> Tensor:

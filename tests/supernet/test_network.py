@@ -131,6 +131,7 @@ CONTRACT = {
     "avg_pool_same": tuple({"out": 4, "kernel": 3, "stride": stride} for stride in (1, 2)),
     "resize": ({"out": 4, "to": 3}, {"out": 4, "to": 8}),
     "pad_channels": ({"in": 4, "out": 7}, {"in": 4, "out": 4}),
+    "cross_conv": tuple({"in": 5, "out": 4, "kernel": 7, "stride": stride} for stride in (1, 2)),
 }
 """Attributes to try; ``to`` stands for the resolution where it does not follow from the input's."""
 
@@ -193,7 +194,7 @@ def test_every_operation_builds_and_costs_what_the_flop_counter_says(op, attribu
     flat = op in ("global_mean", "global_max", "linear")
     resolution = side // stride if halves(op) else 1 if flat else -(-side // stride)
     resolution = attributes.get("to", resolution)
-    if op in ("mbconv", "transition"):
+    if op in ("mbconv", "transition", "cross_conv"):
         attributes = attributes | {"input_resolution": side}
     channels = 4 if op in JOINS else attributes.get("in", attributes["out"])
     first = Node("input", (("out", channels), ("resolution", side)), "images")
