@@ -22,8 +22,8 @@ from analysis.mood import (
     read_mood,
 )
 from analysis.published import import_study as import_table
-from evolution.pareto import front, hypervolume
 from supernet.files import write_text
+from supernet.pareto import front, hypervolume
 from supernet.settings import InputError
 from supernet.table import write_table
 

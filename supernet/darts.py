@@ -236,11 +236,11 @@ class Darts(SearchSpace):
             steps.append(Step(node, (len(steps) - 1,)))
         groups = tuple(
             Group(f"{kind} {source} to {node}", self.operations, place=(number * self.nodes + node - 2, source))
-            for number, kind in enumerate(_KINDS)
+            for number, kind in enumerate(KINDS)
             for node in range(2, self.nodes + 2)
             for source in range(node)
         )
-        inputs = tuple(Inputs(node, 2) for _ in _KINDS for node in range(2, self.nodes + 2))
+        inputs = tuple(Inputs(node, 2) for _ in KINDS for node in range(2, self.nodes + 2))
         return SuperGraph(tuple(steps), groups, inputs, self._active, self._choices, pool_norms=True)
 
     @staticmethod
