@@ -68,7 +68,8 @@ def _volumes(found: FrontFile) -> Mapping[str, Hypervolume]:
 def _what(found: FrontFile) -> str:
     chosen = (
         f"Found by {_METHODS[found.method]}: {words.count(found.candidates, 'candidate')}, "
-        f"{found.distinct:,} distinct, {found.ranked:,} ranked, {found.trained:,} trained, in {words.duration(found.seconds)}."
+        f"{found.distinct:,} distinct, {found.ranked:,} ranked, {found.trained:,} trained, "
+        f"in {words.duration(found.seconds)}."
     )
     seeds = sorted({one.seeds for one in found.members})
     if seeds[-1:] and seeds[-1] > 1:
