@@ -11,7 +11,7 @@ from analysis.fronts import Difference, Hypervolume, Member, compare, non_domina
 from analysis.parts import Section, Table, csv_details
 from analysis.record import Record
 
-_LONGEST = 60  # characters of an architecture in the table
+_LONGEST = 60  # characters of an architecture in the table: longer ones begin alike, and go by their name
 
 _METHODS = {
     "preferences": "one supernet for all preferences between accuracy and cost",
@@ -97,7 +97,7 @@ def _beside(
         if len(splits | {one.split for one in members}) > 1:
             lines.append(f"Beside it stands {name}, measured on other images: the volumes do not compare.")
             continue
-        lines.append(f"Less the volume of {name}: {_difference(compare(own, members, found.cost, reference))}.")
+        lines.append(f"Volume less that of {name}: {_difference(compare(own, members, found.cost, reference))}.")
     return lines
 
 
@@ -114,7 +114,8 @@ def _members(best: Sequence[FrontMember], ensembles: Sequence[Member], everyone:
     places = list(dict.fromkeys(name for one in everyone for name in one.latency))
     rows = [
         (
-            _short(one.architecture), one.member or one.note, *_costs(one.plain(), places),
+            _short(one.architecture if len(one.architecture) <= _LONGEST else one.name),
+            one.member or one.note, *_costs(one.plain(), places),
             f"{100 * one.validation_error:.2f}",
             "" if one.test_error is None else f"{100 * one.test_error:.2f}",
         )

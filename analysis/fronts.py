@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy import stats
 
 from supernet.pareto import front, hypervolume
 from supernet.settings import InputError
@@ -281,6 +280,8 @@ def _plane(members: Sequence[Member], cost: str, errors: Array | None = None) ->
 
 def _redrawn(members: Sequence[Member], shared: float, draws: int, random: np.random.Generator) -> Array:
     """Errors as fractions, shape (draws, members); binomial each, correlated through a Gaussian copula."""
+    from scipy import stats  # late: it takes longer to import than the rest of a report
+
     common, own = random.standard_normal((draws, 1)), random.standard_normal((draws, len(members)))
     images = np.array([member.images for member in members], np.int64)
     errors = np.array([member.error for member in members], np.float64)

@@ -113,7 +113,7 @@ def _norms(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     return _result(arguments, name, found["search"])
 
 
-def _filled(arguments: argparse.Namespace, path: Path, name: str, setting: str, searched: Any) -> dict[str, Any]:  # noqa: ANN401
+def _filled(arguments: argparse.Namespace, path: Path, name: str, setting: str, searched: Any) -> dict[str, Any]:
     """As many trainings as the time allows: evenly spaced ones anew where there is room for more."""
     found = _genas(arguments, "front", str(path), "--set", f"{setting}=2")
     each = float(np.mean(list(_trainings(arguments, name).values())))
@@ -224,8 +224,9 @@ def _tell(runs: dict[str, dict[str, Any]]) -> None:
         trained, distinct, best, hours = (
             np.mean([one[key] for one in found]) for key in ("trained", "distinct", "non_dominated", "seconds")
         )
-        print(f"  {method:12} {np.mean(volumes):.3f} [{min(volumes):.3f}, {max(volumes):.3f}]  {len(found)} seeds, "
-              f"{trained:.1f} trained, {distinct:.1f} distinct, {best:.1f} not dominated, {hours / 3600:.3f} hours")  # fmt: skip
+        spread = f"{np.mean(volumes):.3f} [{min(volumes):.3f}, {max(volumes):.3f}], {len(found)} seeds"
+        counts = f"{trained:.1f} trained, {distinct:.1f} distinct, {best:.1f} not dominated"
+        print(f"  {method:12} {spread}; {counts}; {hours / 3600:.3f} hours")
 
 
 if __name__ == "__main__":

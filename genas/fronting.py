@@ -109,9 +109,15 @@ def front(
 def scaled_space(space: SearchSpace, widths: Sequence[float], depths: Sequence[int]) -> UnionSpace:
     """The same architectures in every width and depth, as one space; the first member is the first width and depth.
 
+    A union is what it is: it has its own members.
+
     Raises:
         InputError: depths of a space that has no ``cells``, or a width or depth that it cannot have.
     """
+    if isinstance(space, UnionSpace):
+        if tuple(widths) != (1.0,) or depths:
+            raise InputError("front.widths, front.depths: a union has members of its own; leave them out")
+        return space
     if depths and "cells" not in type(space).model_fields:
         raise InputError(f"front.depths: space {space.name!r} has no cells to count; leave it out")
     members: dict[str, SearchSpace] = {}
@@ -142,9 +148,10 @@ def _points(run: Run, union: UnionSpace, found: Found) -> tuple[list[_Point], li
     """The networks to be ranked, and all distinct ones that were found, cheapest first."""
     settings = run.settings.front
     known: dict[str, _Point] = {}
-    for number in range(len(union.members)):
+    own = run.settings.space.name == union.name  # a union, whose architectures these are
+    for number in range(1 if own else len(union.members)):
         for one in found.candidates:
-            filled = (number, *one.choices)
+            filled = one.choices if own else (number, *one.choices)
             filled += (0,) * (len(union.cardinalities) - len(filled))
             architecture = Architecture(union.name, filled)
             graph = union.graph(architecture)
