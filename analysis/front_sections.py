@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from analysis import words
 from analysis.front_figures import front_plot, search_plot
 from analysis.front_file import FrontFile, FrontMember, RankTau
-from analysis.fronts import Difference, Hypervolume, Member, compare, non_dominated, unit_of
+from analysis.fronts import Difference, Hypervolume, Member, compare, unit_of
 from analysis.parts import Section, Table, csv_details
 from analysis.record import Record
 
@@ -16,7 +16,8 @@ _LONGEST = 60  # characters of an architecture in the table: longer ones begin a
 _METHODS = {
     "preferences": "one supernet for all preferences between accuracy and cost",
     "costs": "the cost in the loss, a search for each weight",
-    "norms": "a norm of the architecture's weights in the loss, a search for each weight of the norm",
+    "norms": "a norm of the shared weights in the loss, a search for each strength of the norm",
+    "predictor": "the predictor, as the points of search --front",
 }
 
 
@@ -25,7 +26,7 @@ def front_summary(record: Record) -> list[tuple[str, str]]:
     found = record.trained_front
     if found is None or not found.members:
         return []
-    best = min(found.members, key=lambda one: one.error)
+    best = min(found.members, key=lambda one: (one.split != "test", one.error))
     sentence = (
         f"{words.count(found.trained, 'network')} trained, {sum(one.on_front for one in found.members)} of them on the "
         f"front; the lowest {best.split} error is {words.percent(best.error, 2)} with "
@@ -43,13 +44,13 @@ def front_sections(record: Record) -> list[Section]:
 
 
 def _front(found: FrontFile, ensembles: Sequence[Member]) -> Section:
-    own = [one.plain() for one in found.members]
+    tested = [one for one in found.members if one.split == "test"]
+    own = [one.plain() for one in tested or found.members]  # what validation left aside was never tested
     others = {one.name: [member.plain() for member in one.members] for one in found.beside}
     everyone = [*own, *ensembles, *(member for members in others.values() for member in members)]
     reference = (found.reference.cost, found.reference.error)
     plot = front_plot(everyone, found.cost, reference, _volumes(found))
-    on = {one.name for one in non_dominated(own, found.cost)}
-    best = sorted((one for one in found.members if one.name in on), key=lambda one: float(getattr(one, found.cost)))
+    best = sorted((one for one in found.members if one.on_front), key=lambda one: float(getattr(one, found.cost)))
     caption = f"{plot.caption} Source: front/front.json{', ensemble/ensemble.json' if ensembles else ''}."
     return Section(
         "trained-front", "Front", figure=plot.svg, caption=caption,

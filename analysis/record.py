@@ -28,7 +28,7 @@ MOST_CURVES = 2_000
 
 _SPECTRA = "spectra_"
 
-_OWN_STAGES = ("generate", "retrain", "top", "handmade")
+_OWN_STAGES = ("generate", "retrain", "top", "handmade", "front", "front-ranking")
 """Stages of a store that are no cheap settings."""
 
 
