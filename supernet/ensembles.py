@@ -29,9 +29,8 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module], weights: Tensor) -> None:
         super().__init__()
         if not members or weights.ndim != 2 or len(weights) != len(members):
-            raise InputError(
-                f"ensemble: expected weights of shape ({len(members) or 'members'}, classes), got {tuple(weights.shape)}"
-            )
+            shape = tuple(weights.shape)
+            raise InputError(f"ensemble: expected weights of shape (members, classes), got {shape} for {len(members)}")
         sums = weights.sum(dim=0)
         if not (weights >= 0).all() or not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
             raise InputError("ensemble: expected weights from 0 that sum to 1 for each class")

@@ -1,4 +1,4 @@
-"""Stand-alone source of a network or an ensemble: plain PyTorch that a person can read, with nothing of ours to import."""
+"""Stand-alone source of networks and ensembles: plain PyTorch that a person can read, and nothing of ours to import."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def ensemble_source(
     for body, name in names.items():
         whose = _listed([f"member {number}" for number, own in enumerate(bodies, 1) if own == body])
         written.append(_CLASS.format(name=name, words=f"The network of {whose}, layer by layer.", body=body))
-    members = [f"member{number}" for number in range(1, len(graphs) + 1)]
+    members = {f"member{number}": names[body] for number, body in enumerate(bodies, 1)}
     ensemble = _ENSEMBLE.format(
         count=len(graphs),
         classes=classes,
-        construct="\n".join(f"        self.{member} = {names[body]}()" for member, body in zip(members, bodies, strict=True)),
+        construct="\n".join(f"        self.{member} = {name}()" for member, name in members.items()),
         members="".join(f"self.{member}, " for member in members).removesuffix(" " if len(members) == 1 else ", "),
     )
     costs = Costs(*map(sum, zip(*map(graph_costs, graphs), strict=True)))
@@ -140,14 +140,14 @@ def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-_BODY = '''    def __init__(self) -> None:
+_BODY = """    def __init__(self) -> None:
         super().__init__()
 {construct}
 
     def forward(self, {input}: Tensor) -> Tensor:
 {forward}
         return {output}
-'''
+"""
 
 _CLASS = '''class {name}(nn.Module):
     """{words}"""
