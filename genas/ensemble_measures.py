@@ -23,7 +23,6 @@ from training.corrupted import CorruptedSplit, measure_robustness
 from training.ensembles import (
     Mixture,
     accuracy,
-    combine,
     cross_entropy,
     expected_calibration_error,
     paired_difference,
@@ -56,17 +55,18 @@ def once(path: Path, identity: str, measure: Callable[[], dict[str, Any]]) -> di
 
 
 def _parts(pool: Pool, mixture: Mixture) -> list[Any]:
-    """What makes an ensemble: trained weights, and how much each counts."""
-    return [[pool.networks[one].digest for one in mixture.members], mixture.weights.tolist()]
+    """What makes an ensemble: trained weights, how much each counts, and how it is calibrated."""
+    digests = [pool.networks[one].digest for one in mixture.members]
+    return [digests, mixture.weights.tolist(), mixture.temperatures.tolist()]
 
 
 def tested(
-    run: Run, pool: Pool, mixtures: Mapping[str, Mixture], chosen: str, singles: Mapping[str, int], path: Path
+    run: Run, pool: Pool, mixtures: Mapping[str, Mixture], chosen: str, singles: Mapping[str, Mixture], path: Path
 ) -> dict[str, Any]:
     """What is measured on the test images, of the same ensembles once.
 
     Args:
-        singles: positions of the networks that the chosen ensemble is compared with, by role.
+        singles: the calibrated networks that the chosen ensemble is compared with, by role.
         path: of the file that keeps it, see :func:`once`.
 
     Returns:
@@ -79,24 +79,22 @@ def tested(
         info.folder.name,
         {name: _parts(pool, mixture) for name, mixture in mixtures.items()},
         chosen,
-        {role: pool.networks[one].digest for role, one in singles.items()},
+        {role: _parts(pool, single) for role, single in singles.items()},
     )
 
     def measure() -> dict[str, Any]:
         split = load_split(info, "test").to(device_of(run))
         labels = split.labels.cpu().numpy()
         best = {name: pool.best(mixture.members) for name, mixture in mixtures.items()}
-        asked = sorted({*singles.values(), *(one for mixture in mixtures.values() for one in mixture.members)})
-        answers = {one: np.nan_to_num(pool.networks[one].answers(split, info)) for one in asked}
-        combined = {
-            name: combine(np.stack([answers[one] for one in mixture.members]), mixture.weights)
-            for name, mixture in mixtures.items()
-        }
+        asked = {one for mixture in (*mixtures.values(), *singles.values()) for one in mixture.members}
+        answers = {one: np.nan_to_num(pool.networks[one].answers(split, info)) for one in sorted(asked)}
+        combined = {name: mixture(answers) for name, mixture in mixtures.items()}
+        alone = {role: single(answers) for role, single in singles.items()}
         right = combined[chosen].argmax(axis=1) == labels
         gains = {}
-        for role, one in singles.items():
+        for role, probabilities in alone.items():
             random = np.random.default_rng([run.settings.seed, 6])
-            difference, low, high = paired_difference(right, answers[one].argmax(axis=1) == labels, random)
+            difference, low, high = paired_difference(right, probabilities.argmax(axis=1) == labels, random)
             gains[role] = {"difference": difference, "ci95": [low, high]}
         return {
             "images": len(labels),
@@ -107,14 +105,14 @@ def tested(
                 }
                 for name in mixtures
             },
-            "singles": {role: measures(answers[one], labels) for role, one in singles.items()},
+            "singles": {role: measures(probabilities, labels) for role, probabilities in alone.items()},
             "gains": gains,
         }
 
     return {"identity": identity, **once(path, identity, measure)}
 
 
-def robustness(run: Run, pool: Pool, mixture: Mixture, singles: Mapping[str, int], path: Path) -> dict[str, Any]:
+def robustness(run: Run, pool: Pool, mixture: Mixture, singles: Mapping[str, Mixture], path: Path) -> dict[str, Any]:
     """Accuracy on corrupted test images of an ensemble and of single networks, of each once.
 
     Args:
@@ -142,14 +140,14 @@ def robustness(run: Run, pool: Pool, mixture: Mixture, singles: Mapping[str, int
     told: dict[str, Any] = {"images": min(settings.images or _ROBUST_IMAGES, info.sizes["test"])}
     whole = digest(*made_from, _parts(pool, mixture))
     told["ensemble"] = once(path, whole, lambda: measured(module_of(pool, mixture)))
-    for role, one in singles.items():
-        network = pool.networks[one]
+    for role, single in singles.items():
+        network = pool.networks[single.members[0]]
         told[role] = once(path, digest(*made_from, network.digest), lambda: measured(network.network()))  # noqa: B023
     return told
 
 
 def module_of(pool: Pool, mixture: Mixture) -> Ensemble:
     """The ensemble as a network, on the CPU."""
-    return Ensemble(
-        [pool.networks[one].network() for one in mixture.members], torch.from_numpy(mixture.weights.astype(np.float32))
-    )
+    networks = [pool.networks[one].network() for one in mixture.members]
+    weights, temperatures = (torch.from_numpy(numbers).float() for numbers in (mixture.weights, mixture.temperatures))
+    return Ensemble(networks, weights, temperatures)

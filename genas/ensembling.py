@@ -28,6 +28,7 @@ from training.ensembles import (
     Mixture,
     accuracy,
     best_method,
+    calibrated,
     fit_mixtures,
     held_out,
 )
@@ -88,19 +89,16 @@ def ensemble(
     with run_lock(out):
         pool = ask(affordable, load_split(info, "validation").to(device_of(run)), info, progress)
         limits = Limits(np.array([one.costs[cost] for one in pool.networks], np.float64), budget, members)
-        mixtures = {
-            # As the file of weights has them.
-            name: Mixture(mixture.members, mixture.weights.astype(np.float32).astype(np.float64))
-            for name, mixture in fit_mixtures(pool.probabilities, pool.labels, limits, methods).items()
-        }
-        unseen = held_out(
-            pool.probabilities, pool.labels, limits, np.random.default_rng([run.settings.seed, 5]), methods
-        )
+        fitted = fit_mixtures(pool.probabilities, pool.labels, limits, methods)
+        mixtures = {name: _as_kept(mixture) for name, mixture in fitted.items()}
+        random = np.random.default_rng([run.settings.seed, 5])
+        unseen = held_out(pool.probabilities, pool.labels, limits, random, methods)
         chosen = best_method(unseen, pool.labels)
-        singles = {
+        best = {
             "best_member": pool.best(mixtures[chosen].members),
             "best_within_budget": pool.best(range(len(pool.networks))),
         }
+        singles = {role: _as_kept(calibrated(one, pool.probabilities[one], pool.labels)) for role, one in best.items()}
         kept = out / "measured.json"
         test = tested(run, pool, mixtures, chosen, singles, kept)
         corrupted = robustness(run, pool, mixtures[chosen], singles, kept) if robust else None
@@ -122,14 +120,17 @@ def ensemble(
             "methods": entries,
             "chosen": chosen,
             "singles": {
-                role: {**_described(pool.networks[one]), "validation": measures(pool.probabilities[one], pool.labels),
-                       "test": test["singles"][role]}
-                for role, one in singles.items()
+                role: {
+                    **_described(pool.networks[best[role]]),
+                    "validation": measures(single(pool.probabilities), pool.labels),
+                    "test": test["singles"][role],
+                }
+                for role, single in singles.items()
             },
             "gains": test["gains"],
             "identity": test["identity"],
             "robust": corrupted,
-        }  # fmt: skip
+        }
         content |= _points(content, pool)
         content["largest_difference"] = _write_model(out, pool, mixtures[chosen], info, content)
         content["folder"] = str(out)
@@ -148,6 +149,14 @@ def _check(runs: Sequence[Run], cost: str, methods: Sequence[str]) -> None:
         raise InputError(f"ensemble: {what}; {nearest(unknown[0] if unknown else '', METHODS)}")
 
 
+def _as_kept(mixture: Mixture) -> Mixture:
+    """With its numbers as a file of weights has them."""
+    weights, temperatures = (
+        numbers.astype(np.float32).astype(np.float64) for numbers in (mixture.weights, mixture.temperatures)
+    )
+    return Mixture(mixture.members, weights, temperatures)
+
+
 def _described(network: Kept) -> dict[str, Any]:
     return {
         "name": network.name,
@@ -163,8 +172,8 @@ def _described(network: Kept) -> dict[str, Any]:
 def _entry(pool: Pool, mixture: Mixture, unseen: NDArray[np.float64], test: Mapping[str, float]) -> dict[str, Any]:
     """What is told of one method's ensemble."""
     networks = [
-        {**_described(pool.networks[one]), "weight": float(weights.mean())}
-        for one, weights in zip(mixture.members, mixture.weights, strict=True)
+        {**_described(pool.networks[one]), "weight": float(weights.mean()), "temperature": float(temperature)}
+        for one, weights, temperature in zip(mixture.members, mixture.weights, mixture.temperatures, strict=True)
     ]
     best = pool.best(mixture.members)
     return {

@@ -34,7 +34,7 @@ def ensemble_source(
     """The text of a ``model.py`` of several networks, as :func:`network_source` gives it of one.
 
     It defines a class for each different network and ``Ensemble`` with the same state dict as
-    :class:`supernet.ensembles.Ensemble`, weights of the members included; ``load(weights)`` fills it.
+    :class:`supernet.ensembles.Ensemble`, weights and temperatures of the members included; ``load(weights)`` fills it.
 
     Args:
         graphs: of the members in their order; the same network may come several times, trained with other seeds.
@@ -155,17 +155,21 @@ _CLASS = '''class {name}(nn.Module):
 {body}'''
 
 _ENSEMBLE = '''class Ensemble(nn.Module):
-    """The mean of the members' class probabilities, with a weight for each member and class; its logarithm."""
+    """The mean of the members' class probabilities, with a weight for each member and class; its logarithm.
+
+    A temperature for each member first makes it as sure of itself as it has reason to be.
+    """
 
     def __init__(self) -> None:
         super().__init__()
 {construct}
+        self.register_buffer("temperatures", torch.ones({count}))
         self.register_buffer("weights", torch.full(({count}, {classes}), 1 / {count}))
 
     def forward(self, images: Tensor) -> Tensor:
         members = ({members})
-        scores = torch.stack([member(images) for member in members])
-        weighted = scores.float().log_softmax(dim=2) + self.weights.log()[:, None]
+        scores = torch.stack([member(images) for member in members]).float()
+        weighted = (scores / self.temperatures[:, None, None]).log_softmax(dim=2) + self.weights.log()[:, None]
         return weighted.logsumexp(dim=0).log_softmax(dim=1)
 '''
 

@@ -2,7 +2,8 @@
 
 Everything follows from class probabilities, shape (networks, images, classes), and labels, shape (images,). An
 ensemble's probabilities are the mean of its members', with a weight for each member and class, renormalised: all
-weightings have that one form.
+weightings have that one form. Members are calibrated first, each by one temperature: how sure of itself a recipe makes
+its networks is no merit, and the mean of networks that are too unsure is more so still, whatever it gets right.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _GAP, _LOOSE_GAP = 1e-6, 1e-3
 """Nats between a fit and the optimum: of the last fit, and while members are compared."""
 _MOST_STEPS = 2_000
 _LONGEST_STRETCH = 16.0
+_MOST_NEWTON_STEPS, _NEWTON_END = 30, 1e-4
+_HOTTEST = 20.0
 _SHARED_IMAGES = 50.0
 """How many images of each class's evidence the weights that all classes share are worth."""
 _FEW = 7
@@ -47,14 +50,17 @@ class Mixture:
     Attributes:
         members: positions in the pool, ascending, each once.
         weights: (members, classes), none negative; each column sums to 1.
+        temperatures: what the logarithms of each member's probabilities are divided by, (members,), above 0.
     """
 
     members: tuple[int, ...]
     weights: Array
+    temperatures: Array
 
-    def __call__(self, probabilities: Probabilities) -> Array:
-        """Combined probabilities (images, classes) from those of the whole pool."""
-        return combine(probabilities[list(self.members)], self.weights)
+    def __call__(self, probabilities: Mapping[int, Probabilities] | Probabilities) -> Array:
+        """Combined probabilities (images, classes) from those of networks by their positions in the pool."""
+        own = [tempered(probabilities[one], heat) for one, heat in zip(self.members, self.temperatures, strict=True)]
+        return combine(np.stack(own), self.weights)
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,42 @@ def combine(probabilities: Probabilities, weights: Array) -> Array:
     mixed = np.maximum(mixed, np.finfo(np.float64).tiny)
     result: Array = mixed / mixed.sum(axis=1, keepdims=True)
     return result
+
+
+def tempered(probabilities: Probabilities, temperature: float) -> Array:
+    """Probabilities (images, classes), their logarithms divided by a temperature: above 1 less sure, below more."""
+    scaled = np.log(np.maximum(probabilities, _LEAST, dtype=np.float64)) / temperature
+    raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    result: Array = raised / raised.sum(axis=1, keepdims=True)
+    return result
+
+
+def best_temperature(probabilities: Probabilities, labels: Labels) -> float:
+    """The temperature of the least cross entropy, from 0.05 to 20 (Guo et al. 2017).
+
+    The problem is convex in its inverse: Newton's steps, of at most a factor of 2.
+    """
+    logs = np.log(np.maximum(probabilities, _LEAST, dtype=np.float64))
+    logs -= logs.max(axis=1, keepdims=True)
+    own = logs[np.arange(len(labels)), labels].mean()
+    sharpness = 1.0
+    for _ in range(_MOST_NEWTON_STEPS):
+        raised = np.exp(sharpness * logs)
+        raised /= raised.sum(axis=1, keepdims=True)
+        means = (raised * logs).sum(axis=1)
+        slope = float(means.mean() - own)
+        curvature = float(((raised * logs**2).sum(axis=1) - means**2).mean())
+        step = -slope / max(curvature, _LEAST)
+        following = float(np.clip(sharpness + step, max(sharpness / 2, 1 / _HOTTEST), min(sharpness * 2, _HOTTEST)))
+        if abs(following - sharpness) <= _NEWTON_END * sharpness:
+            break
+        sharpness = following
+    return 1 / sharpness
+
+
+def calibrated(place: int, probabilities: Probabilities, labels: Labels) -> Mixture:
+    """A single network as an ensemble: its probabilities (images, classes) under their best temperature."""
+    return Mixture((place,), np.ones((1, probabilities.shape[1])), np.array([best_temperature(probabilities, labels)]))
 
 
 def accuracy(probabilities: Probabilities, labels: Labels) -> float:
@@ -167,9 +209,12 @@ def fit_mixtures(
     quarter, ... of the budget. Which network may lower it is foreseen from the gradient: 12 are tried.
 
     Args:
-        probabilities: (networks, images, classes), finite.
+        probabilities: (networks, images, classes), finite, as the networks give them.
     """
-    likelihoods = _of_labels(probabilities, labels)
+    temperatures = np.array([best_temperature(one, labels) for one in probabilities])
+    likelihoods = np.stack(
+        [_of_labels(one, heat, labels) for one, heat in zip(probabilities, temperatures, strict=True)]
+    )
     accuracies = np.array([accuracy(one, labels) for one in probabilities])
     shared: dict[str, tuple[list[int], Array]] = {}
     for method in dict.fromkeys("convex" if method == "per_class" else method for method in methods):
@@ -183,10 +228,14 @@ def fit_mixtures(
     for method in methods:
         chosen, simplex = shared["convex" if method == "per_class" else method]
         if method == "per_class":
-            weights = class_weights(probabilities[chosen], labels, simplex)
+            own = np.stack([tempered(probabilities[one], temperatures[one]) for one in chosen])
+            weights = class_weights(own, labels, simplex)
         else:
             weights = np.repeat(simplex[:, None], probabilities.shape[2], axis=1)
-        fitted[method] = _without_idle(chosen, weights)
+        used = weights.max(axis=1) > _IDLE
+        kept = weights[used] / weights[used].sum(axis=0)
+        members = np.array(chosen)[used]
+        fitted[method] = Mixture(tuple(members.tolist()), kept, temperatures[members])
     return fitted
 
 
@@ -305,9 +354,9 @@ def _convex(likelihoods: Array, accuracies: Array, gap: float) -> Array:
 _WEIGHTINGS: dict[str, Weighting] = {"uniform": _uniform, "accuracy": _by_accuracy, "convex": _convex}
 
 
-def _of_labels(probabilities: Probabilities, labels: Labels) -> Array:
-    """The probability of each image's label, (networks, images)."""
-    own: Array = probabilities[:, np.arange(len(labels)), labels].astype(np.float64)
+def _of_labels(probabilities: Probabilities, temperature: float, labels: Labels) -> Array:
+    """The calibrated probability of each image's label, (images,)."""
+    own: Array = tempered(probabilities, temperature)[np.arange(len(labels)), labels]
     return np.maximum(own, _LEAST)
 
 
@@ -373,9 +422,3 @@ def _with_replacement(likelihoods: Array, limits: Limits) -> tuple[list[int], Ar
                 best, least = list(taken), losses[place]
     members, counts = np.unique(best, return_counts=True)
     return members.tolist(), counts / counts.sum()
-
-
-def _without_idle(chosen: Sequence[int], weights: Array) -> Mixture:
-    used = weights.max(axis=1) > _IDLE
-    kept = weights[used]
-    return Mixture(tuple(one for one, is_used in zip(chosen, used, strict=True) if is_used), kept / kept.sum(axis=0))
