@@ -197,7 +197,7 @@ def _named(networks: Sequence[Kept]) -> Iterator[Kept]:
 def _read(path: Path, made_from: str, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     """Kept probabilities; None where they are not there, damaged, or of something else."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # NumPy leaves a torn one open
             found = arrays["probabilities"]
             fits = str(arrays["made_from"]) == made_from and found.shape == shape and found.dtype == np.float32
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

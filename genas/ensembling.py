@@ -53,8 +53,8 @@ def ensemble(
     the best single network within the budget are measured on the test images, once: what was measured is kept beside
     the model, and read wherever a line comes to the same ensembles again.
 
-    All is measured in float32 and without test-time flips, as the exported ``model.py`` answers. Networks are calibrated
-    on the validation images, members and single ones alike; their accuracy does not change by that.
+    All is measured in float32 and without test-time flips, as the exported ``model.py`` answers. Networks are
+    calibrated on the validation images, members and single ones alike; their accuracy does not change by that.
 
     Args:
         runs: all of the same images and classes; the first has the settings that count.
