@@ -54,7 +54,7 @@ def front_plot(
         columns = 2 if len(costs) > 1 else 1
         height = -(-len(costs) // columns)
         figure = Figure(figsize=(3.7 * columns, 3.0 * height + 0.5), layout="constrained")
-        grid = figure.subplots(height, columns, sharey=True, squeeze=False).flat
+        grid = list(figure.subplots(height, columns, sharey=True, squeeze=False).flat)
         for place, (axes, axis) in enumerate(zip(grid, costs, strict=False)):
             for number, name in enumerate(series):
                 _series(axes, own[name], fronts[name, axis], axis, number)
@@ -64,7 +64,7 @@ def front_plot(
             axes.set_xlabel(plain_label(_COSTS.get(axis, f"latency, {axis} (ms)")), parse_math=False)
             if place % columns == 0:
                 axes.set_ylabel("error (%)")
-        for axes in list(grid)[len(costs) :]:
+        for axes in grid[len(costs) :]:
             axes.set_visible(False)
         handles = [
             Line2D(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from genas.benching import bench
     from genas.config import Run, RunSettings, load_run
     from genas.costing import cost
+    from genas.ensembling import ensemble
     from genas.examining import doctor
     from genas.feature_spectra import spectra
     from genas.fitting import fit, fit_zero_cost, predict
@@ -50,6 +51,7 @@ _HOMES = {
     "bench": "genas.benching",
     "cost": "genas.costing",
     "doctor": "genas.examining",
+    "ensemble": "genas.ensembling",
     "evaluate": "genas.overview",
     "export_table": "genas.generating",
     "fidelity": "genas.ranking",
@@ -86,6 +88,7 @@ __all__ = [
     "bench",
     "cost",
     "doctor",
+    "ensemble",
     "evaluate",
     "export_table",
     "fidelity",

@@ -415,6 +415,43 @@ def spectra(
     _answer(result, as_json, spanned(result), f"Saved in {result['folder']}. Next: genas report {loaded.name}")
 
 
+@app.command()
+def ensemble(
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs that kept weights, by name or folder.")],
+    budget: Annotated[str, typer.Option("--budget", metavar="15M", help="Largest total cost of the distinct members.")],
+    cost: Annotated[Literal["params", "macs"], typer.Option(help="What the budget is on.")] = "params",
+    members: Annotated[int, typer.Option(metavar="N", help="Distinct members, at most.")] = 8,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", metavar="A,B,...", help="uniform,accuracy,greedy,convex,per_class if left out."),
+    ] = None,
+    robust: Annotated[
+        bool, typer.Option("--robust/--no-robust", help="Measure the chosen one on corrupted test images too.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Instead of the first run's folder ensemble.")
+    ] = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """Weigh trained networks together under one budget; test accuracy beside the best single network; one model.py."""
+    from genas.config import find_run
+    from genas.display import Display
+    from genas.ensemble_words import ensembled
+    from genas.limits import budget_of
+
+    most = budget_of(budget)
+    folders = [find_run(name, logs) for name in names]
+    runs = [_load(folder.name, None, str(folder.parent)) for folder in folders]
+    from genas.ensembling import ensemble as question
+    from training.ensembles import METHODS
+
+    chosen = METHODS if methods is None else tuple(name.strip() for name in methods.split(",") if name.strip())
+    with Display(quiet=as_json) as display:
+        result = question(runs, most, cost, chosen, members, robust, out, display.counts("ensemble"))
+    _answer(result, as_json, ensembled(result), f"Saved in {result['folder']}: model.py, weights, ensemble.json")
+
+
 @app.command("import-study")
 def import_study(
     source: Annotated[

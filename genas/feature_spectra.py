@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from analysis.spectra import (
     MEASURES,
@@ -24,6 +22,7 @@ from analysis.study_store import family_of
 from data_gen import Job, read_store
 from data_gen.store import STUDY_STAGE
 from genas.config import Run
+from genas.kept_weights import HOW_KEPT, load_weights, read_weights
 from genas.stages import digest, resolve, single_thread, texture_digest
 from supernet import InputError
 from supernet.files import bytes_digest, read_json, write_json, write_text
@@ -93,8 +92,7 @@ def spectra(
     there = [job for job in jobs if weights[job].is_file()]
     if not there:
         raise InputError(
-            f"spectra: run {run.name!r} has kept the weights of none of its {len(jobs)} networks; they are kept where "
-            f"generate.keep_weights is true from the beginning"
+            f"spectra: run {run.name!r} has kept the weights of none of its {len(jobs)} networks; {HOW_KEPT}"
         )
     robustness = settings.generate.robustness or RobustnessSettings(seed=settings.seed)
     device = torch.device("cuda" if settings.workers.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -115,7 +113,7 @@ def spectra(
         for count, job in enumerate(there):
             if progress is not None:
                 progress(count, len(there))
-            data = _read(weights[job])
+            data = read_weights(weights[job])
             path = folder / f"{weights[job].stem}.json"
             made_from = digest(
                 _FORMAT, bytes_digest(data), info.folder.name, images, positions, robustness.seed, textures
@@ -126,7 +124,7 @@ def spectra(
             missing = [entry for entry in asked if entry[0] not in layers]
             if missing:
                 network = build_network(space.graph(job.architecture))
-                _load(network, data, weights[job])
+                load_weights(network, data, weights[job])
                 network.to(device)
                 for name, corruption, severity in missing:
                     made = feature_spectra(network, pictures(name, corruption, severity), positions=positions)
@@ -171,24 +169,6 @@ def _whole(path: Path) -> dict[str, Any] | None:
     except (InputError, KeyError, TypeError, AttributeError):
         return None
     return content
-
-
-def _read(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    described = read_json(path.with_suffix(".json"))
-    if described != {"weights": bytes_digest(data)}:
-        raise InputError(f"{path}: damaged: not the weights that the file beside it describes; delete it")
-    return data
-
-
-def _load(network: torch.nn.Module, data: bytes, path: Path) -> None:
-    try:
-        network.load_state_dict(load(data))
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path}: weights of another network, or damaged ({str(error)[:200]}); delete it") from error
 
 
 Spectra = dict[Job, dict[str, list[LayerSpectrum]]]

@@ -37,6 +37,17 @@ def amount(text: str) -> int | float | str:
     return whole if np.isclose(whole, value, rtol=1e-9, atol=0) else value
 
 
+def budget_of(text: str) -> int | float:
+    """``15M`` as :func:`amount` reads it, without shares. Raises InputError for anything else."""
+    try:
+        value = amount(text)
+    except ValueError:
+        value = ""
+    if isinstance(value, str):
+        raise InputError(f"--budget {text!r:.80}: expected a number above 0, such as 15M or 15_000_000")
+    return value
+
+
 def number(value: Any) -> Any:  # noqa: ANN401 - whatever a recipe holds
     """A number above 0, also as ``15M``; a share such as ``60%`` stays text. Raises ValueError for anything else."""
     if isinstance(value, str):

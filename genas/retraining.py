@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import runpy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from scipy import stats
@@ -18,6 +16,7 @@ from scipy import stats
 from data_gen import Job, Result, Store, Task, measured, open_store, run_lock
 from evolution import closest_in_macs
 from genas.config import Run, differences
+from genas.exporting import image_constants, largest_difference
 from genas.stages import (
     ShowProgress,
     add_jobs,
@@ -279,28 +278,14 @@ def write_model(folder: Path, space: AnySpace, architecture: Architecture, info:
         UnavailableError: the folder cannot be written.
     """
     graph = space.graph(architecture)
-    constants = {
-        "CLASSES": info.classes,
-        "MEAN": info.normalisation.mean,
-        "DEVIATION": info.normalisation.deviation,
-    }
     title = f"{architecture.key}: a network found for {info.source}."
-    write_text(folder / "model.py", network_source(graph, title, constants))
-    target = folder / "weights.safetensors"
+    write_text(folder / "model.py", network_source(graph, title, image_constants(info)))
     try:
         data = weights.read_bytes()
         state = load(data)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{weights}: trained weights that are gone or damaged ({error})") from error
-    write_bytes(target, data)
+    write_bytes(folder / "weights.safetensors", data)
     ours = build_network(graph)
     ours.load_state_dict(state)
-    ours.eval()
-    exported = runpy.run_path(str(folder / "model.py"))["load"](target)  # an import would leave a __pycache__
-    images = torch.randn(4, space.input_channels, space.input_size, space.input_size,
-                         generator=torch.Generator().manual_seed(0))  # fmt: skip
-    with torch.inference_mode():
-        difference = float((ours(images) - exported(images)).abs().max())
-    if not difference <= 1e-4:
-        raise InputError(f"{folder / 'model.py'}: its scores differ from the trained network's by {difference}")
-    return difference
+    return largest_difference(folder, ours, space)
