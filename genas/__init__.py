@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from genas.feature_spectra import spectra
     from genas.fitting import fit, fit_zero_cost, predict
     from genas.generating import export_table, generate
+    from genas.inheriting import inherit
     from genas.linting import lint, lint_run
     from genas.overview import evaluate
     from genas.picking import pick
@@ -56,6 +57,7 @@ _HOMES = {
     "fit_zero_cost": "genas.fitting",
     "generate": "genas.generating",
     "import_study": "analysis.published",
+    "inherit": "genas.inheriting",
     "latency": "genas.timing",
     "lint": "genas.linting",
     "lint_run": "genas.linting",
@@ -91,6 +93,7 @@ __all__ = [
     "fit_zero_cost",
     "generate",
     "import_study",
+    "inherit",
     "latency",
     "lint",
     "lint_run",
