@@ -1,4 +1,4 @@
-"""The network of shared weights: each architecture in it is its own network, and mixtures are weighed by their gates."""
+"""The network of shared weights: each architecture in it is its own network; gates weigh mixtures."""
 
 import numpy as np
 import pytest
