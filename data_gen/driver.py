@@ -175,7 +175,7 @@ def run_jobs(
     pool.done, pool.failed = len(accuracies), sum(job.id in failed for job in jobs)
     pool.best = max(accuracies, default=None)
     pool.clear_checkpoints([job for job in jobs if job.id in results])  # a driver may have died after a commit
-    with _Signals() as signals:
+    with Signals() as signals:
         try:
             # Of all jobs and all workers, not of those that are left: how a batch is passed must not depend on it.
             devices = device_names(settings, partial(processes_that_fit, task, jobs))
@@ -213,14 +213,14 @@ def longest_last(jobs: Sequence[Job], workers: int, sizes: Mapping[str, float]) 
     return [*head, *sorted(rest, key=lambda job: -sizes.get(job.architecture.key, 0.0))]
 
 
-class _Signals:
+class Signals:
     """Takes note of the first SIGINT or SIGTERM, and passes it on at the end; a second one is passed on at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # no other may handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) != signal.SIG_IGN:

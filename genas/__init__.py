@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from genas.fronting import front
     from genas.generating import export_table, generate
     from genas.importing import import_study
+    from genas.inheriting import inherit
     from genas.linting import lint, lint_run
     from genas.overview import evaluate
     from genas.picking import pick
@@ -60,6 +61,7 @@ _HOMES = {
     "front": "genas.fronting",
     "generate": "genas.generating",
     "import_study": "genas.importing",
+    "inherit": "genas.inheriting",
     "latency": "genas.timing",
     "lint": "genas.linting",
     "lint_run": "genas.linting",
@@ -97,6 +99,7 @@ __all__ = [
     "front",
     "generate",
     "import_study",
+    "inherit",
     "latency",
     "lint",
     "lint_run",

@@ -357,6 +357,21 @@ def fidelity(
 
 
 @app.command()
+def inherit(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+    """Train one network that shares its weights among all architectures; score them by these, without training each."""
+    loaded = _load(source, overrides, logs)
+    _refuse_if_driven(loaded)
+    from genas.display import Display
+    from genas.inherit_words import inherited
+    from genas.inheriting import inherit as stage
+
+    with Display(quiet=as_json) as display:
+        result = stage(loaded, display.counts)
+    following = f" Next: genas fit {loaded.name} --features inherited" if result["labelled"] else ""
+    _answer(result, as_json, inherited(result), f"Kept in {result['kept']}.{following}")
+
+
+@app.command()
 def study(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
     """Train the run's architectures on smaller sets of images too; compare accuracy and robustness by family."""
     loaded = _load(source, overrides, logs)

@@ -145,6 +145,23 @@ def recipe_of(full: Recipe, size: StudySize) -> Recipe:
     return shortened(full, size.epochs or full.epochs)
 
 
+class InheritSettings(Settings):
+    """How one network that all architectures share is trained, and what is told of them by its weights.
+
+    Attributes:
+        recipe: how it is trained; None is the recipe of ``generate`` without ``drop_path`` and ``auxiliary``.
+        epochs: passes over the training images; None is as the recipe says, and five times as many where that is the
+            recipe of ``generate``: a step trains the weights of one architecture.
+        architectures: how many of the run's plan are scored where none has a label.
+        calibration_images: training images from which the norms of each get statistics of its own.
+    """
+
+    recipe: Recipe | None = None
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    architectures: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    calibration_images: Annotated[int, Field(ge=2)] = 2048
+
+
 class RunSettings(Settings):
     """The whole configuration of a run.
 
@@ -169,6 +186,7 @@ class RunSettings(Settings):
     study: StudySettings | None = None
     workers: WorkerSettings = WorkerSettings()
     fidelity: FidelitySettings = FidelitySettings()
+    inherit: InheritSettings = InheritSettings()
     fit: FitSettings = FitSettings()
     search: SearchStageSettings = SearchStageSettings()
     front: FrontSettings = FrontSettings()
@@ -227,7 +245,7 @@ def settings_of(document: Document, overrides: Iterable[str], folder: Path) -> R
     """
     document, overrides = with_base(document, list(overrides), folder)
     rebased = {override.partition("=")[0].strip() for override in overrides}
-    for stage in ("generate", "front", "retrain"):
+    for stage in ("generate", "inherit", "front", "retrain"):
         _spell_out(document.value, stage, f"{stage}.recipe.base" in rebased)
     return validate(RunSettings, override(document, overrides))
 

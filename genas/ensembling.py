@@ -12,7 +12,6 @@ from safetensors.torch import save
 
 from analysis.fronts import Member
 from data_gen import run_lock
-from evolution.pareto import front
 from genas.config import Run
 from genas.ensemble_measures import measures, module_of, robustness, tested
 from genas.ensemble_pool import Kept, Pool, Progress, ask, device_of, kept_networks
@@ -20,6 +19,7 @@ from genas.exporting import image_constants, largest_difference
 from supernet import InputError
 from supernet.export import ensemble_source
 from supernet.files import write_bytes, write_json, write_text
+from supernet.pareto import front
 from supernet.settings import nearest
 from training import DataInfo, load_split
 from training.ensembles import (

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_gen import label_table, read_store, run_lock
 from genas.config import FitSettings, Run, save_settings
-from genas.scoring import DEFAULT_METRICS, PROXY, Progress, proxy_table, run_features, unlike_results
+from genas.scoring import DEFAULT_METRICS, INHERITED, PROXY, Progress, proxy_table, run_features, unlike_results
 from genas.stages import compare, digest, label_settings, resolve, resolve_space, saved_settings, single_thread
 from genas.trusting import judge
 from predictor import Predictor, fit_predictor
@@ -144,6 +144,8 @@ def _with_features(table: LabelTable, names: Sequence[str], run_name: str | None
                     raise InputError(
                         f"{lacks}; `genas score {run_name} --metrics {scores}` scores all that have labels"
                     )
+                if run_name is not None and name == INHERITED:
+                    raise InputError(f"{lacks}; `genas inherit {run_name}` scores all that have labels")
                 known = dict.fromkeys((*row.features, *(METRICS if run_name is not None else ())))
                 raise InputError(f"{lacks}; {nearest(name, known) if known else 'it has no features'}")
         rows.append(replace(row, features={name: row.features[name] for name in names}))

@@ -37,6 +37,9 @@ DEFAULT_METRICS = ("hook_logdet", "synflow", "params")
 PROXY = "zero_cost_proxy"
 """The metric that scores are fitted as: the share of the scored architectures that one is as good as or better than."""
 
+INHERITED = "inherited"
+"""The feature that ``genas inherit`` keeps besides: accuracy with the weights of a shared network."""
+
 _SAMPLE = 20
 """Architectures that ``score`` draws where nothing else is said."""
 _KEEP_EVERY = 50
@@ -87,11 +90,11 @@ def score(
         raise InputError(f"score: seed is {seed}; expected 0 or more and less than {_SEEDS:,}")
     run, info = resolve(run)
     space, settings = run.settings.space, run.settings
-    labelled = [] if texts or count is not None or not run.store.is_file() else _labelled(run)
+    labelled = [] if texts or count is not None or not run.store.is_file() else labelled_architectures(run)
     if texts:
         chosen = list(dict.fromkeys(space.read(text) for text in texts))
     else:
-        chosen = labelled or _sample(run, _SAMPLE if count is None else count)
+        chosen = labelled or sampled(run, _SAMPLE if count is None else count)
     seed = settings.seed if seed is None else seed
     has_store = run.store.is_file()
     not_kept = unlike_results(run, seed) if has_store else None
@@ -121,7 +124,7 @@ def score(
         "kept": None if kept is None else str(kept),
         "not_kept": not_kept,
         "labelled": bool(labelled),
-        "agreement": _agreement(run, scores, names, chosen) if has_store else {},
+        "agreement": agreements(run, scores, names, chosen) if has_store else {},
         "space": space.model_dump(mode="json"),
         "architectures": [entries[position] for position in np.argsort(-combined, kind="stable")],
     }
@@ -141,7 +144,7 @@ def _measured(trained: Sequence[Label]) -> dict[str, float]:
     }
 
 
-def _agreement(run: Run, scores: Kept, names: Sequence[str], chosen: Sequence[Architecture]) -> dict[str, Any]:
+def agreements(run: Run, scores: Kept, names: Sequence[str], chosen: Sequence[Architecture]) -> dict[str, Any]:
     """Kendall tau of every score, and of plain costs, with what the labels of the same architectures measured."""
     store = read_store(run.store)
     try:
@@ -204,7 +207,7 @@ def proxy_table(
     """
     names = _metric_names(metrics)
     run, info = resolve(run)
-    chosen = _sample(run, count)
+    chosen = sampled(run, count)
     path = run.folder / "scores.json"
     scores, images, not_kept = _scores(run, info, chosen, names, run.settings.seed, path, progress)
     combined = _combined(scores, names, chosen)
@@ -261,7 +264,7 @@ def _metric_names(metrics: Iterable[str]) -> tuple[str, ...]:
     return metric_names(metrics)
 
 
-def _sample(run: Run, count: int) -> list[Architecture]:
+def sampled(run: Run, count: int) -> list[Architecture]:
     """The first that ``generate`` would train."""
     return sample_planned(run.settings.space, count, run.settings.bounds, run.settings.seed)
 
@@ -284,7 +287,8 @@ def unlike_results(run: Run, seed: int) -> str | None:
     return None
 
 
-def _labelled(run: Run) -> list[Architecture]:
+def labelled_architectures(run: Run) -> list[Architecture]:
+    """All that have labels of ``generate``. Raises InputError where these are of the space with other settings."""
     store = read_store(run.store)
     try:
         saved = saved_settings(store, "generate")
@@ -293,6 +297,38 @@ def _labelled(run: Run) -> list[Architecture]:
         return [labels[0].architecture for labels in store.labels_by_architecture("generate")]
     finally:
         store.close()
+
+
+def made_with(run: Run, info: DataInfo, seed: int) -> dict[str, Any]:
+    """What kept scores depend on, as ``scores.json`` tells it."""
+    from predictor.zero_cost import BATCH
+
+    return {
+        "seed": seed,
+        "images": min(BATCH, info.sizes["train"]),
+        "sizes": dict(info.sizes),
+        "space": run.settings.space.model_dump(mode="json"),
+        "data": label_settings(run.settings)["data"],
+    }
+
+
+def read_kept(path: Path, conditions: Mapping[str, Any]) -> tuple[Kept, str | None]:
+    """The scores in a file; none, and why none may be added, where they were made under other conditions."""
+    content = read_json(path)
+    if content is None:
+        return {}, None
+    if content["made_with"] != conditions:
+        changed = "; ".join(differences(content["made_with"], conditions))
+        return {}, f"{path} holds scores made with other settings ({changed}); move it away to keep these"
+    return {
+        key: {name: (value, seconds) for name, (value, seconds) in known.items()}
+        for key, known in content["scores"].items()
+    }, None
+
+
+def write_kept(path: Path, conditions: Mapping[str, Any], scores: Kept) -> None:
+    """Write all that is kept, whole or not at all. The caller holds the run's lock."""
+    write_json(path, {"made_with": conditions, "scores": scores})
 
 
 def _scores(
@@ -310,30 +346,14 @@ def _scores(
     """
     from predictor.zero_cost import BATCH, score_network
 
-    settings, space = run.settings, run.settings.space
+    space = run.settings.space
     images, labels = _batch(run, info, seed, BATCH)
-    made_with = {
-        "seed": seed,
-        "images": len(images),
-        "sizes": dict(info.sizes),
-        "space": space.model_dump(mode="json"),
-        "data": label_settings(settings)["data"],
-    }
-    content = None if path is None else read_json(path)
-    found: Kept = {}
-    not_kept = None
-    if content is not None and content["made_with"] != made_with:
-        changed = "; ".join(differences(content["made_with"], made_with))
-        not_kept = f"{path} holds scores made with other settings ({changed}); move it away to keep these"
-    elif content is not None:
-        found = {
-            key: {name: (value, seconds) for name, (value, seconds) in known.items()}
-            for key, known in content["scores"].items()
-        }
+    conditions = made_with(run, info, seed)
+    found, not_kept = ({}, None) if path is None else read_kept(path, conditions)
 
     def keep() -> None:
         if path is not None and not_kept is None:
-            write_json(path, {"made_with": made_with, "scores": found})
+            write_kept(path, conditions, found)
 
     fresh = 0
     try:

@@ -1,6 +1,7 @@
 """Search spaces, the one graph that they speak, its costs, and label tables. Importing it needs no torch.
 
-Networks (torch) are in :mod:`supernet.network`, stand-alone source in :mod:`supernet.export`.
+Networks (torch) are in :mod:`supernet.network`, those that share weights in :mod:`supernet.sharing`, stand-alone source
+in :mod:`supernet.export`.
 """
 
 from supernet.darts import Darts
@@ -16,6 +17,7 @@ from supernet.sampling import feasible_share, sample_distinct
 from supernet.settings import InputError, Settings
 from supernet.space import Architecture, Choices, SearchSpace, architectures
 from supernet.stages import Stages
+from supernet.supergraph import SuperGraph, derive
 from supernet.table import LabelRow, LabelTable, read_table, write_table
 from supernet.union import UnionSpace
 
@@ -40,8 +42,10 @@ __all__ = [
     "SearchSpace",
     "Settings",
     "Stages",
+    "SuperGraph",
     "UnionSpace",
     "architectures",
+    "derive",
     "feasible_share",
     "graph_costs",
     "read_table",

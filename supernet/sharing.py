@@ -45,16 +45,15 @@ class SharedNetwork(nn.Module):
             some spaces one of their own, so that gates alone weigh operations. Not what single architectures are.
 
     Raises:
-        InputError: channels of a mixed operation that ``partial`` does not divide.
+        InputError: channels of a mixed operation that ``partial`` does not divide, or of which it leaves a factorized
+            reduce fewer than two.
     """
 
     def __init__(self, graph: SuperGraph, partial: int = 1, searching: bool = False) -> None:
         super().__init__()
         self.graph, self.partial, self.searching = graph, partial, searching
-        self._names: list[str] = []
         self._last_use: dict[int, int] = {}
         for position, step in enumerate(graph.steps):
-            self._names.append(step.node.name)
             for source in (*step.feeds, *(edge.source for edge in step.edges)):
                 self._last_use[source] = position
             if step.edges:
@@ -118,6 +117,15 @@ class SharedNetwork(nn.Module):
         return state
 
 
+def build_shared(graph: SuperGraph, seed: int | None = None) -> SharedNetwork:
+    """The shared network of single architectures, initial weights drawn from ``seed`` where one is given."""
+    if seed is None:
+        return SharedNetwork(graph)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SharedNetwork(graph)
+
+
 def edge_name(position: int, edge: Edge) -> str:
     """What a mixed operation is called in the shared network's state."""
     return f"mixed{position}_of{edge.source}"
@@ -147,6 +155,12 @@ class _MixedEdge(nn.Module):
         if wide % self._parts:
             raise InputError(
                 f"partial channels: {partial} parts of {wide} channels ({first.name}); expected a divisor of {wide}"
+            )
+        shifted = any(layer.kind == "shifted_conv" for node in edge.options for layer in layers(node))
+        if shifted and wide // self._parts < 2:
+            raise InputError(
+                f"partial channels: {partial} parts of {wide} channels ({first.name}) leave a skip of stride 2 one; "
+                f"expected at most {wide // 2} parts"
             )
         self._dead = tuple(node.op == "zero" for node in edge.options)
         nodes = [node if self._parts == 1 else _part(node, self._parts) for node in edge.options]

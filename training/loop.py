@@ -120,12 +120,12 @@ def train(
     # channels_last: plain NCHW depthwise training on a CPU is several times slower.
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     speed_up(network)
-    _freeze(network, training, normalisation, recipe)
+    freeze(network, training, normalisation, recipe)
     size = min(recipe.batch_size, len(training))
     steps_per_epoch = max(1, len(training) // size)
     total = recipe.epochs * steps_per_epoch
     state = TrainingState(network, recipe, device, pieces, seed)
-    at = _Position()
+    at = Position()
     saved = None if checkpoints is None else checkpoints.newest()
     if checkpoints is not None and saved is not None:
         try:
@@ -168,13 +168,13 @@ def train(
                 watch_loss.look(at.step)
             alive()
             if checkpoints is not None and checkpoints.due():
-                _check(state.sums[0], at.step)  # what has diverged is not worth keeping
+                check_finite(state.sums[0], at.step)  # what has diverged is not worth keeping
                 keep()
         seen = steps_per_epoch * size
         last = at.epoch + 1 == recipe.epochs
         look = last or (watch and (at.epoch + 1) % recipe.validate_every == 0)
         if not look or device.type == "cpu":  # on a GPU it would be a second wait in one epoch
-            _check(state.sums[0], at.step)
+            check_finite(state.sums[0], at.step)
         measured_sums = state.sums
         if look:
             state.show(averaged=True)
@@ -182,10 +182,10 @@ def train(
             state.show(averaged=last)  # in the end they are the network's own
         # The one place in an epoch where the device is waited for.
         loss_sum, correct, measured_loss, measured_correct = torch.cat([state.sums, measured_sums]).tolist()
-        _check(loss_sum, at.step)
+        check_finite(loss_sum, at.step)
         if look:
             accuracy, loss_value = measured_correct / len(measured), measured_loss / len(measured)
-            _check(loss_value, at.step)
+            check_finite(loss_value, at.step)
             if watch:
                 at.curves.validation_epochs.append(at.epoch + 1)
                 at.curves.validation_accuracy.append(accuracy)
@@ -203,7 +203,7 @@ def train(
     )
 
 
-def _freeze(network: nn.Module, training: Split, normalisation: Normalisation, recipe: Recipe) -> None:
+def freeze(network: nn.Module, training: Split, normalisation: Normalisation, recipe: Recipe) -> None:
     """Set what the recipe does not have learnt. Raises InputError where there is nothing to whiten with."""
     if recipe.whitening:
         first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
@@ -220,7 +220,7 @@ def _freeze(network: nn.Module, training: Split, normalisation: Normalisation, r
 
 
 @dataclass
-class _Position:
+class Position:
     """How far a training is: with the tensors of :class:`TrainingState` everything that a checkpoint holds.
 
     Order and augmentation of the images are a function of seed, architecture and epoch, so nothing of them.
@@ -320,7 +320,7 @@ class TrainingState:
             groups["auxiliary"] = self._head.state_dict()
         return {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
 
-    def restore(self, saved: Checkpoint) -> _Position:
+    def restore(self, saved: Checkpoint) -> Position:
         """The inverse of :meth:`tensors`."""
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in saved.tensors.items():
@@ -335,7 +335,7 @@ class TrainingState:
         for name, own in self._own().items():
             own.copy_(groups["own"][name])
         content = dict(saved.content)
-        return _Position(**{**content, "curves": Curves(**content["curves"])})
+        return Position(**{**content, "curves": Curves(**content["curves"])})
 
 
 class _LossWatch:
@@ -348,13 +348,13 @@ class _LossWatch:
     def look(self, step: int) -> None:
         """Raises DivergedError where the sum of losses, of this step or of an earlier look, is not finite."""
         if self._sums.device.type != "cuda":
-            _check(self._sums[0], step)
+            check_finite(self._sums[0], step)
             return
         if self._asked is not None:
             copied, event, then = self._asked
             if not event.query():  # type: ignore[no-untyped-call]
                 return
-            _check(copied[0], then)
+            check_finite(copied[0], then)
         copied = torch.empty_like(self._sums, device="cpu", pin_memory=True).copy_(self._sums, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
@@ -371,7 +371,7 @@ def measure(
 ) -> tuple[float, float]:
     """(accuracy, cross entropy) on a split in evaluation mode; ``alive`` is called each batch. Raises DivergedError."""
     loss_sum, correct = _measure(network, split, normalisation, recipe, alive).tolist()
-    _check(loss_sum, 0)
+    check_finite(loss_sum, 0)
     return correct / len(split), loss_sum / len(split)
 
 
@@ -419,13 +419,14 @@ def _measure(
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast | nullcontext[None]:
-    """The arithmetic of a forward pass."""
+    """The arithmetic that the recipe asks for, as a context of a forward pass."""
     if recipe.precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, recipe.precision))
 
 
-def _check(loss: Tensor | float, step: int) -> None:
+def check_finite(loss: Tensor | float, step: int) -> None:
+    """Raises DivergedError for a loss that is infinite or not a number; on a GPU it is waited for."""
     value = float(loss)
     if not math.isfinite(value):
         raise DivergedError(f"the loss is {value} at step {step}")
