@@ -115,11 +115,16 @@ def _norms(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 def _filled(arguments: argparse.Namespace, path: Path, name: str, setting: str, searched: Any) -> dict[str, Any]:
     """As many trainings as the time allows: evenly spaced ones anew where there is room for more."""
-    found = _genas(arguments, "front", str(path), "--set", f"{setting}=2")
-    each = float(np.mean(list(_trainings(arguments, name).values())))
-    count = max(2, math.floor((arguments.seconds - searched(found)) / each) - 1)  # the two ends are trained already
-    found = _genas(arguments, "front", str(path), "--set", f"{setting}={count}")
-    return _result(arguments, name, found["search"])
+    count, found = 2, _genas(arguments, "front", str(path), "--set", f"{setting}=2")
+    while True:
+        seconds = _trainings(arguments, name)
+        each = sum(seconds.values()) / len(seconds)
+        more = math.floor((arguments.seconds - searched(found) - sum(seconds.values())) / each)
+        # Of another number of evenly spaced ones some are trained already.
+        if more < 1 or found["trained"] < count:
+            return _result(arguments, name, found["search"])
+        count += max(1, more // 2)
+        found = _genas(arguments, "front", str(path), "--set", f"{setting}={count}")
 
 
 def _random(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
