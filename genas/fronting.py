@@ -18,6 +18,7 @@ from safetensors.torch import load
 
 from analysis.fronts import Hypervolume, Member, front_volume, member_from_json, member_to_json, non_dominated
 from data_gen import Job, Result, Store, Task, open_store, refuse_if_driven, run_lock
+from data_gen.store import FRONT_STAGES
 from evolution.pareto import non_dominated_ranks
 from genas.cheap import shortened
 from genas.config import Run
@@ -31,8 +32,7 @@ from supernet.network import build_network
 from training import DataInfo, Recipe, load_split, measure
 from training.devices import gpu_names
 
-STAGE, RANKING = "front", "front-ranking"
-"""Full trainings, and the short ones that rank."""
+RANKING, STAGE = FRONT_STAGES
 
 _PREDICTED = "winner/front.json"
 
