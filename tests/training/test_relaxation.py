@@ -14,6 +14,8 @@ from torch import nn
 from supernet import COST_NAMES, Darts, NasBench201, OpSubset
 from supernet.op_subset import LayerSettings
 from tests.supernet.spaces import darts_spaces, nasbench201_spaces, op_subset_spaces, with_architecture
+from training.optimizers import Optimizer
+from training.recipe import Recipe
 from training.relaxation import ExpectedCost, Hypernetwork, Plain, Preferences, Relaxed, beta_decay, kept_chances
 
 CPU = torch.device("cpu")
@@ -242,15 +244,15 @@ def test_the_expected_cost_is_the_mean_of_draws(space, strengths):
 def test_the_slope_of_the_expected_cost_leads_to_the_cheapest(space):
     graph = space.supergraph()
     expected = ExpectedCost(graph, "macs", CPU)
-    flat = random_logits(graph, 0, 1e-3)
-    adam = torch.optim.Adam([flat], 0.3)
+    network = Plain(Relaxed.count(graph), 0)
+    adam = Optimizer(network, Recipe(optimizer="adam"))
     for _ in range(60):
         adam.zero_grad()
-        price = expected(Relaxed.of(graph, flat))
+        price = expected(Relaxed.of(graph, network.logits))
         price.backward()
-        adam.step()
+        adam.step(torch.tensor(0.3))
     assert price.item() < 0.01
-    assert graph.cost(Relaxed.of(graph, flat).architecture(), "macs") == expected.least
+    assert graph.cost(Relaxed.of(graph, network.logits).architecture(), "macs") == expected.least
 
 
 @given(sharing_spaces())
@@ -302,13 +304,13 @@ def test_first_logits_are_a_function_of_the_seed_and_small(kind):
 
 def test_a_hypernetwork_learns_a_function_of_the_preference():
     network = Hypernetwork(2, 0)
-    adam = torch.optim.Adam(network.parameters(), 0.01)
+    adam = Optimizer(network, Recipe(optimizer="adam"))
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         preference = torch.rand((), generator=generator)
         adam.zero_grad()
         (network(preference) - torch.stack([4 * preference - 2, 2 - 4 * preference])).square().sum().backward()
-        adam.step()
+        adam.step(torch.tensor(0.01))
     for value in (0.0, 0.5, 1.0):
         wanted = torch.tensor([4 * value - 2, 2 - 4 * value])
         torch.testing.assert_close(network(torch.tensor(value)).detach(), wanted, atol=0.5, rtol=0)
