@@ -213,29 +213,22 @@ def search_differentiably(
         at.epoch, at.step_in_epoch, at.sums = at.epoch + 1, 0, [0.0] * 4
     found = state.preferences(graph, settings, settings.epochs - 1)
     last = found.architecture(objective.preference or 0.0)
-    collapsed = not objective.preference and free_share(graph, last) >= _COLLAPSED
+    for_accuracy = not objective.preference and objective.norm is None
+    collapsed = for_accuracy and free_share(graph, last) >= _COLLAPSED
     seconds = before + time.perf_counter() - started
     history = tuple(Epoch(**one) for one in at.history)
-    return Searched(found, collapsed, history, seconds, settings.epochs * steps * 2 * size / seconds)
+    passes = settings.epochs + max(0, settings.epochs - settings.warmup)
+    return Searched(found, collapsed, history, seconds, passes * steps * size / seconds)
 
 
 def _recipe(settings: DifferentiableSettings, augmentation: Recipe) -> Recipe:
     """How the weights learn."""
-    return augmentation.model_copy(
-        update={
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "optimizer": "sgd",
-            "momentum": 0.9,
-            "nesterov": False,
-            "learning_rate": settings.learning_rate,
-            "schedule": "cosine",
-            "warmup": 0.0,
-            "weight_decay": settings.weight_decay,
-            "decay_all": True,
-            "precision": settings.precision,
-        }
-    )
+    return Recipe(
+        epochs=settings.epochs, batch_size=settings.batch_size, optimizer="sgd", momentum=0.9, nesterov=False,
+        learning_rate=settings.learning_rate, schedule="cosine", warmup=0.0, weight_decay=settings.weight_decay,
+        decay_all=True, precision=settings.precision, crop_padding=augmentation.crop_padding, flip=augmentation.flip,
+        cutout=augmentation.cutout,
+    )  # fmt: skip
 
 
 def _halves(split: Split, seed: int, key: str) -> tuple[Split, Split]:
@@ -322,9 +315,10 @@ class _Step:
             term = (1 - share) * loss * (len(part) / len(images))
             if number == len(parts):
                 (term + total).backward()  # type: ignore[no-untyped-call]
-            else:  # every piece goes through the same logits
-                term.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            elif term.requires_grad:  # not where a draw of zeros alone left nothing to weigh
+                term.backward(retain_graph=True)  # type: ignore[no-untyped-call] - all go through the same logits
             correct += int((scores.argmax(dim=1) == part_labels).sum())
+            del scores, loss, term  # or what was retained would last through the next piece
         for parameter in self.learnt:
             parameter.requires_grad_(True)
         optimizer.step(torch.tensor(settings.architecture_rate, device=images.device))
@@ -366,7 +360,7 @@ class _Step:
 
     def _preference(self, generator: torch.Generator) -> Tensor:
         if self.objective.preference is not None:
-            return torch.tensor(self.objective.preference)
+            return torch.tensor(float(self.objective.preference))
         return torch.rand((), generator=generator)
 
     def _relaxed(self, preference: Tensor, temperature: float) -> Relaxed:
