@@ -21,6 +21,9 @@ Relaxation = Literal["mixture", "sampled"]
 
 _HIDDEN = 64
 _TINY = 1e-12
+_CHEAP = 0.5
+"""Preference from which the cost counts for more."""
+
 _SMALL = 1e-3  # of the first logits: nothing is preferred, and nothing is exactly equal
 
 
@@ -114,24 +117,27 @@ class Relaxed:
 
         Where no option of a subset is drawn, one is by the softmax of the logits. Inputs are drawn one after the other.
 
-        The Gumbel trick with a straight-through estimate (Jang et al. 2017), of which only the drawn options are
-        computed (GDAS, Dong and Yang 2019).
+        Drawn by the Gumbel trick; only the drawn options are computed, as in GDAS (Dong and Yang 2019). The gradient is
+        the straight-through one of the probabilities themselves, without the noise of the draw.
         """
+        sizes = [len(part) for part in (*self.logits, *self.inputs)]
+        # One copy to the host, where draws are made: they decide what is computed.
+        flat = torch.cat([*self.logits, *(part.log() for part in self.inputs)]).detach().float().cpu()
+        known = torch.split(flat, sizes)
+        logits, strengths = known[: len(self.logits)], known[len(self.logits) :]
         active: list[tuple[int, ...]] = []
-        for group, logits in zip(self.graph.groups, self.logits, strict=True):
+        for group, own in zip(self.graph.groups, logits, strict=True):
             if group.subset:
-                noise = _gumbel(len(logits), generator, logits) - _gumbel(len(logits), generator, logits)  # logistic
-                noisy = logits.detach() + noise
+                noisy = own + _gumbel(len(own), generator) - _gumbel(len(own), generator)  # logistic
                 on = [place for place, value in enumerate(noisy.tolist()) if value > 0]
-                active.append(tuple(on) or (_one(logits, generator),))
+                active.append(tuple(on) or (_one(own, generator),))
             else:
-                active.append((_one(logits, generator),))
+                active.append((_one(own, generator),))
         options = [through(part) for part in self.options]
         if not self.graph.inputs:
             return tuple(active), Gates(options)
-        for number, (one, strengths) in enumerate(zip(self.graph.inputs, self.inputs, strict=True)):
-            noisy = strengths.detach().log() + _gumbel(len(strengths), generator, strengths)
-            kept = noisy.topk(one.kept).indices.tolist()
+        for number, (one, own) in enumerate(zip(self.graph.inputs, strengths, strict=True)):
+            kept = (own + _gumbel(len(own), generator)).topk(one.kept).indices.tolist()
             for place, group_number in enumerate(self.graph.members[number]):
                 if place not in kept:
                     active[group_number] = ()
@@ -154,14 +160,14 @@ def through(probabilities: Tensor) -> Tensor:
     return 1 + (probabilities - probabilities.detach())  # the difference first: it is exactly 0
 
 
-def _gumbel(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
+def _gumbel(count: int, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(count, generator=generator).clamp(1e-10, 1 - 1e-7)
-    return (-(-uniform.log()).log()).to(like)
+    return -(-uniform.log()).log()
 
 
 def _one(logits: Tensor, generator: torch.Generator) -> int:
     """An option, drawn by the softmax of its logits."""
-    return int((logits.detach() + _gumbel(len(logits), generator, logits)).argmax())
+    return int((logits + _gumbel(len(logits), generator)).argmax())
 
 
 def kept_chances(strengths: Tensor, kept: int) -> Tensor:
@@ -277,4 +283,5 @@ class Preferences:
 
     def architecture(self, preference: float) -> Active:
         """The single architecture there."""
-        return self.relaxed(preference).architecture(self.most_skips)
+        # At the cheap end identities are what is asked for.
+        return self.relaxed(preference).architecture(self.most_skips if preference < _CHEAP else None)
