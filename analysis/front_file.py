@@ -21,10 +21,10 @@ class FrontMember(MemberFields):
 
     Attributes:
         error: on validation images, which choose, or on test images where those were read; ``split`` says which.
-        preference: share of the weight that cost had in the search, None where a method has none.
+        preference: at which the search stood for it, from 0 (accuracy) to 1 (cost), or the strength of the norm; None
+            where a method has none.
         member: name of the space that the network is in, one of several widths and depths.
-        cheap, inherited: accuracies by which it was chosen for training, after a short training and with the weights of
-            the search.
+        cheap: accuracy after a short training, by which it was chosen for training.
         on_front: whether no other member of the method has less error at no more cost.
         seeds: trainings that the errors are the mean of.
     """
@@ -36,7 +36,6 @@ class FrontMember(MemberFields):
     validation_error: float = Field(ge=0, le=1)
     test_error: float | None = Field(default=None, ge=0, le=1)
     cheap: float | None = None
-    inherited: float | None = None
     on_front: bool
     seeds: int = Field(default=1, ge=1)
 
@@ -91,7 +90,7 @@ class Beside(Content):
 
 
 class FrontFile(Content):
-    """``front.json``: of ``candidates`` ``distinct`` ones were ranked, and of those some trained."""
+    """``front.json``: of ``distinct`` networks ``candidates`` were ranked, and of those some trained."""
 
     method: Literal["preferences", "costs", "norms", "predictor"]
     cost: Literal["params", "macs"]
@@ -103,7 +102,6 @@ class FrontFile(Content):
     ranked: int
     trained: int
     search: FrontSearch
-    inherited_tau: RankTau | None = None
     cheap_tau: RankTau | None = None
     beside: tuple[Beside, ...] = ()
     seconds: float

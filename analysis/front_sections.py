@@ -68,8 +68,8 @@ def _volumes(found: FrontFile) -> Mapping[str, Hypervolume]:
 
 def _what(found: FrontFile) -> str:
     chosen = (
-        f"Found by {_METHODS[found.method]}: {words.count(found.candidates, 'candidate')}, "
-        f"{found.distinct:,} distinct, {found.ranked:,} ranked, {found.trained:,} trained, "
+        f"Found by {_METHODS[found.method]}: {words.count(found.distinct, 'distinct network')}, "
+        f"{found.candidates:,} of them candidates, {found.ranked:,} ranked, {found.trained:,} trained, "
         f"in {words.duration(found.seconds)}."
     )
     seeds = sorted({one.seeds for one in found.members})
@@ -157,7 +157,7 @@ def _standings(found: FrontFile) -> list[Table]:
 def _all_members(members: Sequence[FrontMember]) -> tuple[str, str]:
     names = (
         "key", "architecture", "member", "preference", "params", "macs", "validation_error", "test_error", "cheap",
-        "inherited", "seeds", "on_front",
+        "seeds", "on_front",
     )  # fmt: skip
     rows = [tuple(getattr(one, name) for name in names) for one in members]
     return csv_details(names, rows, "All trained networks as CSV")
@@ -165,12 +165,13 @@ def _all_members(members: Sequence[FrontMember]) -> tuple[str, str]:
 
 def _search(found: FrontFile) -> Section:
     search = found.search
+    if found.method == "predictor":
+        return Section("front-search", "Front: the search", text=["The predictor's; see there.", *_ranked(found)])
     text = [
         f"{words.count(search.epochs, 'epoch')} in {words.duration(search.seconds)} gave "
         f"{words.count(search.genotypes, 'genotype')}.",
         _collapse(found),
-        *_rank("weights inherited from the search", found.inherited_tau),
-        *_rank("a short training", found.cheap_tau),
+        *_ranked(found),
     ]
     title, key = "Front: the search", "front-search"
     if not search.history:
@@ -185,14 +186,21 @@ def _search(found: FrontFile) -> Section:
 def _collapse(found: FrontFile) -> str:
     last = found.search.history[-1:]
     share = (
-        f" In the last epoch skips weigh most on {words.percent(last[0].skip_share, 0)} of the edges." if last else ""
+        f" In the last epoch skips stand on {words.percent(last[0].skip_share, 0)} of the edges that are kept."
+        if last
+        else ""
     )
     if found.search.collapsed:
         return (
-            f"The search collapsed: skips took over, for they help a network that has learned little, not because they "
-            f"are worth more in one that is trained. Its genotypes are not to be trusted.{share}"
+            f"The search collapsed: most of what it ends with are operations without weights (skips, pools, zeros), "
+            f"which help a network that has learned little, not one that is trained. Its genotypes are not to be "
+            f"trusted.{share}"
         )
-    return f"The search did not collapse into skips.{share}"
+    return f"The search did not collapse into operations without weights.{share}"
+
+
+def _ranked(found: FrontFile) -> list[str]:
+    return _rank("a short training", found.cheap_tau)
 
 
 def _rank(what: str, tau: RankTau | None) -> list[str]:

@@ -183,6 +183,7 @@ def front_volume(
     value = hypervolume(_plane(known, cost), reference)
     redrawn = _redrawn(known, shared, draws, np.random.default_rng(seed))
     low, high = _basic(value, [hypervolume(_plane(known, cost, errors), reference) for errors in redrawn])
+    low, high = max(0.0, low), max(0.0, high)  # which a difference may be below, not a volume
     return Hypervolume(value, low, high, float(reference_cost), float(reference_error), cost, unit)
 
 

@@ -215,7 +215,10 @@ def _points(content: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
         add(f"ensemble-{method}", "ensemble", errors, entry, f"{len(entry['networks'])} networks")
     seen = [Member(**one) for one in points if one["split"] == "validation"]
     values = np.array([[getattr(one, content["cost"]), one.error] for one in seen], np.float64)
-    return {"members": points, "front": [seen[place].name for place in front(values)]}
+    # What a report draws beside the run's own front, whose errors are those on the test images.
+    ensembles = [one for one in points if one["series"] == "ensemble" and one["split"] == "test"]
+    names = [seen[place].name for place in front(values)]
+    return {"members": points, "front": names, "front_members": ensembles}
 
 
 def _write_model(folder: Path, pool: Pool, mixture: Mixture, info: DataInfo, content: Mapping[str, Any]) -> float:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from genas.limits import number
 from supernet import Settings
 from supernet.settings import distinct
 from training import Recipe
 from training.search_settings import DifferentiableSettings
+
+_MOST_MEMBERS = 36
+"""Of a union."""
 
 
 class ReferenceSettings(Settings):
@@ -53,7 +56,8 @@ class FrontSettings(Settings):
         recipe: of the full trainings; None is that of ``generate``.
         reference: of the hypervolume; None: the costliest member and the error of guessing.
         latency_batches: images in a forward pass whose latency is measured; empty measures none.
-        beside: files of members from elsewhere, as ``genas import-study`` writes them, for the same plot.
+        beside: what stands in the same plot, by name: the ``members.json`` of ``genas import-study``, which has a set
+            of this name, such as ``cifar10``, or the ``front/front.json`` of another run, whatever the name.
     """
 
     method: Literal["preferences", "costs", "norms", "predictor"] = "preferences"
@@ -74,7 +78,14 @@ class FrontSettings(Settings):
     recipe: Recipe | None = None
     reference: ReferenceSettings | None = None
     latency_batches: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=4)] = (1,)
-    beside: tuple[Path, ...] = ()
+    beside: dict[str, Path] = Field(default_factory=dict)
 
     _widths = field_validator("widths")(distinct)
     _depths = field_validator("depths")(distinct)
+
+    @model_validator(mode="after")
+    def _few_members(self) -> FrontSettings:
+        count = len(self.widths) * max(1, len(self.depths))
+        if count > _MOST_MEMBERS:
+            raise ValueError(f"widths and depths make {count} spaces; expected at most {_MOST_MEMBERS}")
+        return self

@@ -6,6 +6,7 @@ small are the challengers of small cells. All of them are one space, a union, so
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,24 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors.torch import load
 
 from analysis.fronts import Hypervolume, Member, front_volume, member_from_json, member_to_json, non_dominated
 from data_gen import Job, Result, Store, Task, open_store, refuse_if_driven, run_lock
+from data_gen.driver import Signals
 from data_gen.store import FRONT_STAGES
 from evolution.pareto import non_dominated_ranks
 from genas.cheap import shortened
 from genas.config import Run
-from genas.relaxing import Candidate, Counts, Found, find
+from genas.machine import processor
+from genas.relaxing import Candidate, Counts, Found, find, search_device
 from genas.retraining import is_whole, write_model
 from genas.stages import ShowProgress, begin, claim, label_settings, resolve, single_thread, train_jobs
 from genas.timing import measured_latency
 from supernet import COST_NAMES, Architecture, InputError, SearchSpace, UnionSpace, graph_costs
 from supernet.files import bytes_digest, read_json, write_json
-from supernet.limits import within
+from supernet.limits import Limits, within
 from supernet.network import build_network
-from training import DataInfo, Recipe, load_split, measure
+from supernet.settings import nearest
+from training import DataInfo, Recipe, StoppedError, load_split, measure
 from training.devices import gpu_names
 
 RANKING, STAGE = FRONT_STAGES
@@ -74,37 +80,71 @@ def front(
     """
     refuse_if_driven(run.folder)
     started = time.perf_counter()
-    run, info = resolve(run, ("train", "validation", "test"))
     settings = run.settings.front
+    if settings.method != "predictor":
+        run.settings.space.supergraph()  # at once: preparing images and searching may take long
+    run, info = resolve(run, ("train", "validation", "test"))
+    recipe = settings.recipe or run.settings.generate.recipe
+    epochs = settings.cheap_epochs
+    if epochs is not None and epochs >= recipe.epochs:
+        raise InputError(f"front.cheap_epochs: {epochs} saves nothing; expected less than the recipe's {recipe.epochs}")
+    union = scaled_space(run.settings.space, settings.widths, settings.depths)
+    limits = run.settings.model_copy(update={"space": union}).bounds
+    beside = _beside(settings.beside)
     with run_lock(run.folder):
-        found = _predicted(run) if settings.method == "predictor" else find(run, info, searching)
-        union = scaled_space(run.settings.space, settings.widths, settings.depths)
-        points, distinct = _points(run, union, found)
         store = open_store(run.store)
         try:
+            claim(store, run, info, STAGE, _front_settings(run, union, recipe))
+            if epochs is not None:
+                claim(store, run, info, RANKING, _front_settings(run, union, shortened(recipe, epochs)))
             begin(run, info, store, STAGE)
-            recipe = settings.recipe or run.settings.generate.recipe
-            cheap = _rank(run, info, store, union, points, recipe, progress(RANKING))
+            found = _found(run, info, searching)
+            points, distinct = _points(run, union, found, limits)
+            cheap, failed = _rank(run, info, store, union, points, recipe, progress(RANKING))
             chosen = _still_open(points, cheap, settings.margin, settings.train)
-            trained = _train(run, info, store, union, chosen, recipe, progress(STAGE))
+            trained, failures = _train(run, info, store, union, chosen, recipe, progress(STAGE))
             store.seal()
         finally:
             store.close()
-        members = _members(run, info, union, points, cheap, trained)
+        # Also what another call trained: networks of these spaces, trained alike.
+        points += _earlier(union, trained, points, settings.cost)
+        rows = np.array([point.architecture.choices for point in points], np.int8)
+        kept = {
+            point.architecture.key for point, keeps in zip(points, within(union, rows, limits), strict=True) if keeps
+        }
+        members = _members(run, info, union, points, cheap, {key: trained[key] for key in trained if key in kept})
+        if not members:
+            raise InputError("front: no trained network keeps the limits; raise them")
         content = {
             "method": settings.method,
             "cost": settings.cost,
-            "distinct": len(distinct),
+            "distinct": distinct,
             "candidates": len(points),
             "ranked": len(cheap),
             "trained": len(members),
-            "failed": len(chosen) * settings.seeds - sum(len(results) for results in trained.values()),
-            **_summary(run, info, union, members, found),
+            "failed": failed + failures,
+            **_summary(run, info, members, found, beside),
             "cheap_tau": _tau(members, run.settings.seed),
             "seconds": time.perf_counter() - started,
         }
         write_json(run.folder / "front" / "front.json", content)
     return content
+
+
+def _found(run: Run, info: DataInfo, searching: Counts | None) -> Found:
+    """What the searches found; a search that is stopped leaves a checkpoint."""
+    if run.settings.front.method == "predictor":
+        return _predicted(run)
+    found = None
+    with Signals() as signals:
+        try:
+            found = find(run, info, searching, lambda: signals.number is not None)
+        except StoppedError:
+            if signals.number is None:
+                raise
+    if found is None:  # the signal was passed on to who ignores it
+        raise KeyboardInterrupt
+    return found
 
 
 def scaled_space(space: SearchSpace, widths: Sequence[float], depths: Sequence[int]) -> UnionSpace:
@@ -123,10 +163,15 @@ def scaled_space(space: SearchSpace, widths: Sequence[float], depths: Sequence[i
         raise InputError(f"front.depths: space {space.name!r} has no cells to count; leave it out")
     members: dict[str, SearchSpace] = {}
     for depth in depths or (None,):
-        deep = space if depth is None else space.model_copy(update={"cells": depth})
         for width in widths:
             name = f"width_{width:g}".replace(".", "_") + ("" if depth is None else f"_cells_{depth}")
-            members[name] = deep if width == 1 else deep.narrower(width)
+            try:
+                deep = space if depth is None else space.model_copy(update={"cells": depth})
+                members[name] = deep if width == 1 else deep.narrower(width)
+            except ValidationError as error:
+                raise InputError(
+                    f"front: width {width:g}{'' if depth is None else f', {depth} cells'}: {error.errors()[0]['msg']}"
+                ) from error
     shared = {key: getattr(space, key) for key in ("input_size", "input_channels", "classes")}
     return UnionSpace.model_validate({**shared, "members": members})
 
@@ -145,8 +190,8 @@ def _predicted(run: Run) -> Found:
     return Found(tuple(Candidate(tuple(row), 0.0, 0) for row in rows.tolist()), ())
 
 
-def _points(run: Run, union: UnionSpace, found: Found) -> tuple[list[_Point], list[_Point]]:
-    """The networks to be ranked, and all distinct ones that were found, cheapest first."""
+def _points(run: Run, union: UnionSpace, found: Found, limits: Limits) -> tuple[list[_Point], int]:
+    """The networks to be ranked, cheapest first, and how many distinct ones were found."""
     settings = run.settings.front
     known: dict[str, _Point] = {}
     own = run.settings.space.name == union.name  # a union, whose architectures these are
@@ -159,7 +204,6 @@ def _points(run: Run, union: UnionSpace, found: Found) -> tuple[list[_Point], li
             cost = int(getattr(graph_costs(graph), settings.cost))
             known.setdefault(graph.digest(), _Point(architecture, one, cost))
     every = sorted(known.values(), key=lambda point: point.cost)
-    limits = run.settings.model_copy(update={"space": union}).bounds
     rows = np.array([point.architecture.choices for point in every], np.int8)
     every = [point for point, keeps in zip(every, within(union, rows, limits), strict=True) if keeps]
     if not every:
@@ -167,7 +211,16 @@ def _points(run: Run, union: UnionSpace, found: Found) -> tuple[list[_Point], li
             f"front: none of the {len(rows)} networks that were found keeps the limits "
             f"({', '.join(run.settings.limits)}); raise them, or add smaller front.widths"
         )
-    return _spread(every, settings.candidates), every
+    return _spread(every, settings.candidates), len(every)
+
+
+def _earlier(
+    union: UnionSpace, trained: Mapping[str, Sequence[Result]], points: Sequence[_Point], cost: str
+) -> list[_Point]:
+    """Trained networks that are not among the points."""
+    known = {point.architecture.key for point in points}
+    others = [results[0] for key, results in trained.items() if key not in known]
+    return [_Point(result.job.architecture, None, int(result.costs[cost])) for result in others]
 
 
 def _front_settings(run: Run, union: SearchSpace, recipe: Recipe) -> dict[str, Any]:
@@ -179,11 +232,7 @@ def _front_settings(run: Run, union: SearchSpace, recipe: Recipe) -> dict[str, A
     return {**kept, "space": union.model_dump(mode="json"), "front": described}
 
 
-def _jobs(
-    run: Run, info: DataInfo, store: Store, stage: str, union: UnionSpace, points: Sequence[_Point], recipe: Recipe,
-    seeds: int,
-) -> list[Job]:  # fmt: skip
-    claim(store, run, info, stage, _front_settings(run, union, recipe))
+def _jobs(run: Run, store: Store, stage: str, union: UnionSpace, points: Sequence[_Point], seeds: int) -> list[Job]:
     planned = [(point.architecture, run.settings.seed + seed, "member") for seed in range(seeds) for point in points]
     costs = {point.architecture.key: graph_costs(union.graph(point.architecture))._asdict() for point in points}
     # Without digests: a twin that another stage entered is an architecture of another space.
@@ -193,18 +242,20 @@ def _jobs(
 def _rank(
     run: Run, info: DataInfo, store: Store, union: UnionSpace, points: Sequence[_Point], recipe: Recipe,
     progress: ShowProgress | None,
-) -> dict[str, float]:  # fmt: skip
-    """Validation accuracy after a short training, by key; empty where none ranks."""
+) -> tuple[dict[str, float], int]:  # fmt: skip
+    """Validation accuracy after a short training, by key, empty where none ranks; and how many trainings failed."""
     epochs = run.settings.front.cheap_epochs
     if epochs is None:
-        return {}
-    if epochs >= recipe.epochs:
-        raise InputError(f"front.cheap_epochs: {epochs} saves nothing; expected less than the recipe's {recipe.epochs}")
+        return {}, 0
     short = shortened(recipe, epochs)
-    jobs = _jobs(run, info, store, RANKING, union, points, short, 1)
-    train_jobs(run, store, jobs, Task(union, info, short, checkpoints=run.folder / "checkpoints"), progress)
+    jobs = _jobs(run, store, RANKING, union, points, 1)
+    task = Task(union, info, short, checkpoints=run.folder / "checkpoints")
+    counts = train_jobs(run, store, jobs, task, progress)
     wanted = {job.id for job in jobs}
-    return {label.key: label.accuracy for label in store.labels(RANKING) if label.job in wanted}
+    ranked = {label.key: label.accuracy for label in store.labels(RANKING) if label.job in wanted}
+    if not ranked:
+        raise InputError(f"front: every short training failed; genas status {run.name} tells why")
+    return ranked, int(counts["failed"])
 
 
 def _still_open(points: Sequence[_Point], cheap: Mapping[str, float], margin: float, most: int) -> list[_Point]:
@@ -243,22 +294,21 @@ def _spread(points: Sequence[_Point], most: int) -> list[_Point]:
 def _train(
     run: Run, info: DataInfo, store: Store, union: UnionSpace, points: Sequence[_Point], recipe: Recipe,
     progress: ShowProgress | None,
-) -> dict[str, list[Result]]:  # fmt: skip
-    """Results of the full trainings, by key."""
+) -> tuple[dict[str, list[Result]], int]:  # fmt: skip
+    """Results of all full trainings, by key, and how many of those asked for failed."""
     weights = run.folder / "front" / "weights"
-    jobs = _jobs(run, info, store, STAGE, union, points, recipe, run.settings.front.seeds)
+    jobs = _jobs(run, store, STAGE, union, points, run.settings.front.seeds)
     store.forget([job for job in jobs if not is_whole(_weights(weights, job.architecture.key, job.seed))])
     robustness = run.settings.generate.robustness
     task = Task(union, info, recipe, weights=weights, checkpoints=run.folder / "checkpoints", robustness=robustness)
-    train_jobs(run, store, jobs, task, progress)
-    wanted = {job.id for job in jobs}
+    counts = train_jobs(run, store, jobs, task, progress)
     results: dict[str, list[Result]] = {}
     for result in store.results(STAGE):
-        if result.job.id in wanted:
+        if is_whole(_weights(weights, result.job.architecture.key, result.job.seed)):
             results.setdefault(result.job.architecture.key, []).append(result)
     if not results:
         raise InputError(f"front: every training failed; genas status {run.name} tells why")
-    return results
+    return results, int(counts["failed"])
 
 
 def _weights(folder: Path, key: str, seed: int) -> Path:
@@ -280,15 +330,20 @@ def _members(
         images = info.sizes["validation"]
         plain[key] = Member(key, settings.method, error, images, "validation", costs.params, costs.macs)
     on_front = {member.name for member in non_dominated(list(plain.values()), settings.cost)}
-    tests = _tested(run, info, union, {key: trained[key] for key in trained if key in on_front})
+    best = {key: trained[key] for key in trained if key in on_front}
+    tests, latencies = (
+        _tested(run, info, union, best),
+        _latencies(run, union, [by_key[key].architecture for key in best]),
+    )
+    _write_models(run, info, union, best)
     entries = []
     for key, member in sorted(plain.items(), key=lambda item: item[1].cost(settings.cost) or 0.0):
         point, results = by_key[key], trained[key]
         architecture = point.architecture
         test = tests.get(key)
         if test is not None:
-            latency = _latencies(union, architecture, settings.latency_batches)
-            member = replace(member, error=test, images=info.sizes["test"], split="test", latency=latency)
+            images, latency = info.sizes["test"], latencies[key]
+            member = replace(member, error=test, images=images, split="test", latency=latency)
         entries.append(
             {
                 **member_to_json(replace(member, note=_note(run, union, point))),
@@ -320,68 +375,98 @@ def _tested(run: Run, info: DataInfo, union: UnionSpace, results: Mapping[str, S
     path = run.folder / "front" / "test.json"
     kept = dict((read_json(path) or {}).get("errors", {}))
     recipe = run.settings.front.recipe or run.settings.generate.recipe
-    split = None
+    device, split = search_device(run), None
     errors: dict[str, float] = {}
     for key, trained in results.items():
         own = []
         for result in trained:
-            weights = _weights(run.folder / "front" / "weights", key, result.job.seed)
-            data = weights.read_bytes()
+            data = _weights(run.folder / "front" / "weights", key, result.job.seed).read_bytes()
             name = f"{key}-{result.job.seed} {bytes_digest(data)}"
             if name not in kept:
-                split = split or load_split(info, "test")
+                split = split or load_split(info, "test").to(device)
                 network = build_network(union.graph(result.job.architecture))
                 network.load_state_dict(load(data))
+                network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
                 with single_thread():
                     kept[name] = 1 - measure(network, split, info.normalisation, recipe)[0]
                 write_json(path, {"errors": kept})
             own.append(float(kept[name]))
-        folder = run.folder / "front" / "models" / key
-        if not (folder / "model.py").exists():
-            write_model(folder, union, trained[0].job.architecture, info, _weights(
-                run.folder / "front" / "weights", key, trained[0].job.seed))  # fmt: skip
         errors[key] = float(np.mean(own))
     return errors
 
 
-def _latencies(union: UnionSpace, architecture: Architecture, batches: Sequence[int]) -> dict[str, float]:
-    """Milliseconds by place and batch."""
-    graph = union.graph(architecture)
-    measured = [
-        measured_latency(graph, batch, device)
-        for device in ("cpu", *(["cuda"] if gpu_names() else []))
-        for batch in batches
-    ]
-    return {one["name"]: one["milliseconds"] for one in measured}
+def _write_models(run: Run, info: DataInfo, union: UnionSpace, results: Mapping[str, Sequence[Result]]) -> None:
+    """``model.py`` and weights of the first training of each network on the front; others are removed."""
+    folder = run.folder / "front" / "models"
+    for old in folder.glob("*"):
+        if old.name not in results:
+            shutil.rmtree(old)
+    for key, (first, *_) in results.items():
+        weights, written = _weights(run.folder / "front" / "weights", key, first.job.seed), folder / key
+        same = written / "weights.safetensors"
+        if not (written / "model.py").is_file() or not same.is_file() or same.read_bytes() != weights.read_bytes():
+            write_model(written, union, first.job.architecture, info, weights)
+
+
+def _latencies(run: Run, union: UnionSpace, architectures: Sequence[Architecture]) -> dict[str, dict[str, float]]:
+    """Milliseconds by place and batch, by key; measured once on each kind of processor."""
+    path, devices = run.folder / "front" / "latency.json", ["cpu", *(["cuda"] if gpu_names() else [])]
+    kept = dict(read_json(path) or {})
+    found: dict[str, dict[str, float]] = {}
+    for architecture in architectures:
+        found[architecture.key] = {}
+        for device in devices:
+            for batch in run.settings.front.latency_batches:
+                name = f"{architecture.key} {device} {batch} {processor()}"
+                if name not in kept:
+                    kept[name] = measured_latency(union.graph(architecture), batch, device)
+                    write_json(path, kept)
+                found[architecture.key][kept[name]["name"]] = float(kept[name]["milliseconds"])
+    return found
+
+
+def _beside(files: Mapping[str, Path]) -> dict[str, list[Member]]:
+    """Members from elsewhere by name, each with the name as its series."""
+    found: dict[str, list[Member]] = {}
+    for name, path in files.items():
+        content = read_json(path)
+        if content is None:
+            raise InputError(f"front.beside.{name}: no file {path}; genas import-study and genas front write such")
+        if "method" in content:  # another run's front
+            entries = [one for one in content["members"] if one.get("test_error") is not None]
+        elif isinstance(content.get(name), list):
+            entries = content[name]
+        else:
+            raise InputError(f"front.beside.{name}: {path} has no set {name!r:.60}; {nearest(name, content)}")
+        known = [member_from_json(one, f"{path}: {name}.{place}") for place, one in enumerate(entries)]
+        found[name] = [replace(one, series=name) for one in known]
+    return found
 
 
 def _summary(
-    run: Run, info: DataInfo, union: UnionSpace, members: Sequence[Mapping[str, Any]], found: Found
+    run: Run, info: DataInfo, members: Sequence[Mapping[str, Any]], found: Found, beside: Mapping[str, list[Member]]
 ) -> dict[str, Any]:
     """Volumes, what stands beside, and the searches."""
-    settings = run.settings.front
+    settings, seed = run.settings.front, run.settings.seed
     if settings.reference is not None:
         reference = (settings.reference.cost, settings.reference.error)
     else:
         costliest = max(float(member[settings.cost]) for member in members)
         reference = (costliest * 1.001, 1 - 1 / len(info.classes))
     tested = [member_from_json(member, "front") for member in members if member["test_error"] is not None]
-    beside = []
-    for path in settings.beside:
-        content = read_json(path)
-        if content is None:
-            raise InputError(f"front.beside: no file {path}; genas import-study writes one")
-        for name, others in content.items():
-            if isinstance(others, list):
-                known = [member_from_json(one, f"{path}: {name}.{place}") for place, one in enumerate(others)]
-                beside.append({"name": name, "members": [member_to_json(one) for one in known],
-                               "hypervolume": _volume(known, settings.cost, reference, run.settings.seed)})  # fmt: skip
     return {
         "reference": {"cost": reference[0], "error": reference[1]},
         "members": list(members),
-        "hypervolume": _volume(tested, settings.cost, reference, run.settings.seed),
+        "hypervolume": _volume(tested, settings.cost, reference, seed),
         "search": _searches(found),
-        "beside": beside,
+        "beside": [
+            {
+                "name": name,
+                "members": [member_to_json(one) for one in known],
+                "hypervolume": _volume(known, settings.cost, reference, seed),
+            }
+            for name, known in beside.items()
+        ],
     }
 
 

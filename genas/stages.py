@@ -60,7 +60,11 @@ def resolve(run: Run, splits: Sequence[SplitName] = ("train", "validation")) -> 
 
 def _check_auxiliary(settings: RunSettings) -> None:
     """Raises InputError, before anything is trained, where a recipe wants an auxiliary head and no place is marked."""
-    recipes = {"generate": settings.generate.recipe, "retrain": settings.retrain.recipe or settings.generate.recipe}
+    recipes = {
+        "generate": settings.generate.recipe,
+        "front": settings.front.recipe or settings.generate.recipe,
+        "retrain": settings.retrain.recipe or settings.generate.recipe,
+    }
     asking = [stage for stage, recipe in recipes.items() if recipe.auxiliary]
     if asking:
         graph = settings.space.graph(settings.space.cheapest("macs"))
@@ -129,7 +133,7 @@ def saved_settings(store: Store, stage: str) -> dict[str, Any] | None:
 def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """With the settings that an earlier version did not know: their defaults are what it did."""
     result = dict(saved)
-    for stage in ("generate", "retrain"):
+    for stage in ("generate", "front", "retrain"):
         if "recipe" in saved.get(stage, {}):
             recipe = {**Recipe().model_dump(mode="json"), **saved[stage]["recipe"]}
             result[stage] = {"robustness": None, **saved[stage], "recipe": recipe}

@@ -40,7 +40,6 @@ def front_content(count=20, beside=10, **changes):
             "validation_error": one.error,
             "test_error": one.error + 0.002 if one in on else None,
             "cheap": 0.8,
-            "inherited": None,
             "on_front": one in on,
             "seeds": 1,
         }
@@ -59,12 +58,11 @@ def front_content(count=20, beside=10, **changes):
         "reference": {"cost": REFERENCE[0], "error": REFERENCE[1]},
         "members": rows,
         "hypervolume": volume_of(own),
-        "distinct": 35,
-        "candidates": 64,
+        "distinct": 64,
+        "candidates": 35,
         "ranked": 30,
         "trained": count,
         "search": {"seconds": 400.0, "epochs": 30, "genotypes": 8, "collapsed": False, "history": history},
-        "inherited_tau": {"tau": 0.41, "ci95": [0.1, 0.66], "architectures": 20},
         "cheap_tau": {"tau": 0.12, "ci95": [-0.2, 0.4], "architectures": 20},
         "beside": [
             {

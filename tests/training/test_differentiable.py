@@ -44,7 +44,10 @@ def pictures(count, seed=0):
     return Split(images, torch.arange(count) % 3)
 
 
-def search(kind="op_subset", objective=Objective(0.0), seed=0, images=50, recipe=RECIPE, **others):
+ACCURACY = Objective(0.0)
+
+
+def search(kind="op_subset", objective=ACCURACY, seed=0, images=50, recipe=RECIPE, **others):
     """Of 50 images 25 are in each half, three batches of eight."""
     options = {name: others.pop(name) for name in ("progress", "checkpoints", "stop") if name in others}
     normalisation = others.pop("normalisation", NORMALISATION)
