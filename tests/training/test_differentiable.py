@@ -35,6 +35,7 @@ SETTINGS = DifferentiableSettings(
     epochs=3, warmup=1, batch_size=8, partial=1, architecture_rate=0.1, architecture_decay=0.0, most_skips=None
 )
 RECIPE = Recipe(crop_padding=1)
+ACCURACY = Objective(0.0)
 NORMALISATION = Normalisation((0.5,), (0.25,))
 
 
@@ -44,7 +45,7 @@ def pictures(count, seed=0):
     return Split(images, torch.arange(count) % 3)
 
 
-def search(kind="op_subset", objective=Objective(0.0), seed=0, images=50, recipe=RECIPE, **others):
+def search(kind="op_subset", objective=ACCURACY, seed=0, images=50, recipe=RECIPE, **others):
     """Of 50 images 25 are in each half, three batches of eight."""
     options = {name: others.pop(name) for name in ("progress", "checkpoints", "stop") if name in others}
     normalisation = others.pop("normalisation", NORMALISATION)
