@@ -3,7 +3,7 @@
     python benchmarks/fronts.py --npz cifar10.npz --folder DIR [--seeds 3] [--methods preferences,norms,random]
 
 Each method ends with a front of error against parameters of networks trained alike, and spends as much as 14 of these
-trainings cost. How much a search is in trainings was measured on one core: .5 for a search with sampled architectures, .9
+trainings cost. How much a search is in trainings was measured on one core: .5 for one with sampled architectures, .9
 for one of the sweep, about 1 for fitting the predictor and searching it. Seconds as they were are kept beside it.
 
 - `preferences`: one differentiable search with a hypernetwork; the cells found in two widths; trainings of 13 of them,

@@ -324,6 +324,7 @@ class _Step:
             if number == len(parts):
                 (term + total).backward()  # type: ignore[no-untyped-call]
             elif term.requires_grad:  # not where a draw of zeros alone left nothing to weigh
+                # All pieces go through the same logits.
                 term.backward(retain_graph=True)  # type: ignore[no-untyped-call]
             correct += int((scores.argmax(dim=1) == part_labels).sum())
             del scores, loss, term  # or what was retained would last through the next piece

@@ -35,6 +35,7 @@ SETTINGS = DifferentiableSettings(
     epochs=3, warmup=1, batch_size=8, partial=1, architecture_rate=0.1, architecture_decay=0.0, most_skips=None
 )
 RECIPE = Recipe(crop_padding=1)
+ACCURACY = Objective(0.0)
 NORMALISATION = Normalisation((0.5,), (0.25,))
 
 
@@ -42,9 +43,6 @@ def pictures(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 8, 8, 1), generator=generator, dtype=torch.uint8)
     return Split(images, torch.arange(count) % 3)
-
-
-ACCURACY = Objective(0.0)
 
 
 def search(kind="op_subset", objective=ACCURACY, seed=0, images=50, recipe=RECIPE, **others):
