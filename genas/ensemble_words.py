@@ -42,9 +42,13 @@ def ensembled(result: dict[str, Any]) -> str:
         for one in chosen["networks"]
     ]
     if count == 1:
-        lines.append("  no ensemble within the budget does better on validation: it is a single network")
-    else:
-        lines += [_gain(role, gain, result["test_images"]) for role, gain in result["gains"].items()]
+        lines.append("  it is a single network: on validation no ensemble within the budget does better")
+    own = chosen["networks"][0]["name"] if count == 1 else None  # of itself it is no gain
+    lines += [
+        _gain(role, gain, result["test_images"])
+        for role, gain in result["gains"].items()
+        if result["singles"][role]["name"] != own
+    ]
     if result["robust"] is not None:
         lines.append(_robust(result["robust"]))
     standing = [name for name in result["front"] if name.startswith("ensemble-")]

@@ -230,7 +230,7 @@ def _write_model(folder: Path, pool: Pool, mixture: Mixture, info: DataInfo, con
         for number, one in enumerate(entry["networks"], 1)
     ]
     title = "\n".join(
-        [f"An ensemble found for {info.source}, weights by {content['chosen'].replace('_', ' ')}.", "", *listed]
+        [f"An ensemble found for {info.source}; weights: {content['chosen'].replace('_', ' ')}.", "", *listed]
     )
     graphs = [one.space.graph(one.architecture) for one in networks]
     write_text(folder / "model.py", ensemble_source(graphs, len(info.classes), title, image_constants(info)))

@@ -57,7 +57,7 @@ def ensemble_source(
         members="".join(f"self.{member}, " for member in members).removesuffix(" " if len(members) == 1 else ", "),
     )
     costs = Costs(*map(sum, zip(*map(graph_costs, graphs), strict=True)))
-    gives = "logarithms of class probabilities"
+    gives = "log probabilities"
     return _module(title, graphs[0], gives, costs, constants, helpers, [*written, ensemble], "Ensemble")
 
 
