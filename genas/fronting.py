@@ -27,7 +27,7 @@ from evolution.pareto import non_dominated_ranks
 from genas.cheap import shortened
 from genas.config import Run
 from genas.machine import processor
-from genas.relaxing import Candidate, Counts, Found, find, search_device
+from genas.relaxing import Candidate, Counts, Found, find, search_device, shared_space
 from genas.retraining import is_whole, write_model
 from genas.stages import ShowProgress, begin, claim, label_settings, resolve, single_thread, train_jobs
 from genas.timing import measured_latency
@@ -81,8 +81,8 @@ def front(
     refuse_if_driven(run.folder)
     started = time.perf_counter()
     settings = run.settings.front
-    if settings.method != "predictor":
-        run.settings.space.supergraph()  # at once: preparing images and searching may take long
+    if settings.method != "predictor":  # at once: preparing images and searching may take long
+        shared_space(run.settings.space, settings)
     run, info = resolve(run, ("train", "validation", "test"))
     recipe = settings.recipe or run.settings.generate.recipe
     epochs = settings.cheap_epochs
@@ -91,6 +91,7 @@ def front(
     union = scaled_space(run.settings.space, settings.widths, settings.depths)
     limits = run.settings.model_copy(update={"space": union}).bounds
     beside = _beside(settings.beside)
+    predicted = _predicted(run) if settings.method == "predictor" else None
     with run_lock(run.folder):
         store = open_store(run.store)
         try:
@@ -98,7 +99,7 @@ def front(
             if epochs is not None:
                 claim(store, run, info, RANKING, _front_settings(run, union, shortened(recipe, epochs)))
             begin(run, info, store, STAGE)
-            found = _found(run, info, searching)
+            found = predicted or _searched(run, info, searching)
             points, distinct = _points(run, union, found, limits)
             cheap, failed = _rank(run, info, store, union, points, recipe, progress(RANKING))
             chosen = _still_open(points, cheap, settings.margin, settings.train)
@@ -131,10 +132,8 @@ def front(
     return content
 
 
-def _found(run: Run, info: DataInfo, searching: Counts | None) -> Found:
+def _searched(run: Run, info: DataInfo, searching: Counts | None) -> Found:
     """What the searches found; a search that is stopped leaves a checkpoint."""
-    if run.settings.front.method == "predictor":
-        return _predicted(run)
     found = None
     with Signals() as signals:
         try:
@@ -161,19 +160,25 @@ def scaled_space(space: SearchSpace, widths: Sequence[float], depths: Sequence[i
         return space
     if depths and "cells" not in type(space).model_fields:
         raise InputError(f"front.depths: space {space.name!r} has no cells to count; leave it out")
+    names = [f"width_{width:g}".replace(".", "_") for width in widths]
+    if len(set(names)) < len(names):
+        raise InputError("front.widths: two of them are the same to six digits; leave one out")
     members: dict[str, SearchSpace] = {}
-    for depth in depths or (None,):
-        for width in widths:
-            name = f"width_{width:g}".replace(".", "_") + ("" if depth is None else f"_cells_{depth}")
-            try:
-                deep = space if depth is None else space.model_copy(update={"cells": depth})
-                members[name] = deep if width == 1 else deep.narrower(width)
-            except ValidationError as error:
-                raise InputError(
-                    f"front: width {width:g}{'' if depth is None else f', {depth} cells'}: {error.errors()[0]['msg']}"
-                ) from error
     shared = {key: getattr(space, key) for key in ("input_size", "input_channels", "classes")}
-    return UnionSpace.model_validate({**shared, "members": members})
+    try:
+        for depth in depths or (None,):
+            deep = space if depth is None else space.model_copy(update={"cells": depth})
+            for name, width in zip(names, widths, strict=True):
+                end = "" if depth is None else f"_cells_{depth}"
+                members[name + end] = deep if width == 1 else deep.narrower(width)
+        return UnionSpace.model_validate({**shared, "members": members})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"front.widths, front.depths: not of space {space.name!r}: {where}: {first['msg']}, "
+            f"got {first['input']!r:.60}"
+        ) from error
 
 
 def _predicted(run: Run) -> Found:
@@ -202,7 +207,8 @@ def _points(run: Run, union: UnionSpace, found: Found, limits: Limits) -> tuple[
             architecture = Architecture(union.name, filled)
             graph = union.graph(architecture)
             cost = int(getattr(graph_costs(graph), settings.cost))
-            known.setdefault(graph.digest(), _Point(architecture, one, cost))
+            origin = None if settings.method == "predictor" else one
+            known.setdefault(graph.digest(), _Point(architecture, origin, cost))
     every = sorted(known.values(), key=lambda point: point.cost)
     rows = np.array([point.architecture.choices for point in every], np.int8)
     every = [point for point, keeps in zip(every, within(union, rows, limits), strict=True) if keeps]
@@ -364,7 +370,7 @@ def _members(
 
 def _note(run: Run, union: UnionSpace, point: _Point) -> str:
     words = [union.member(point.architecture).replace("_", " ")] if len(union.members) > 1 else []
-    if point.origin is not None and run.settings.front.method != "predictor":
+    if point.origin is not None:
         name = f"{run.settings.front.norm} " if run.settings.front.method == "norms" else "preference "
         words.append(f"{name}{point.origin.preference:.3g}")
     return ", ".join(words)
