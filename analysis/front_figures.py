@@ -19,6 +19,7 @@ _COLORS = ("#4a7fc1", "#d98c1f", "#a8326e", "#2a9d8f", "#7b4fb5", "#8a7340")
 """Of the series in turn; legible on white and on black."""
 _MARKS = "os^vP<"
 _COSTS = {"params": "parameters (million)", "macs": "MACs per image (million)"}
+_DECADES = 2.5  # beyond which only powers of ten are marked
 _WIDE = 6.0
 """Values that span more than this ratio are on a logarithmic axis."""
 WITHOUT_WEIGHTS = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
@@ -162,7 +163,8 @@ def _axis(axes: Axes, cost: str, members: Sequence[Member], reference: tuple[flo
     for values, (axis, scale, marked) in zip(places.T, ticks, strict=True):
         if len(values) and values.min() > 0 and values.max() > _WIDE * values.min():
             scale("log")
-            axis.set_major_locator(LogLocator(subs=marked))
+            decades = np.log10(values.max() / values.min())
+            axis.set_major_locator(LogLocator(subs=marked if decades <= _DECADES else (1.0,)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_locator(NullLocator())
     axes.margins(0.06)

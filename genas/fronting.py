@@ -256,12 +256,12 @@ def _rank(
     short = shortened(recipe, epochs)
     jobs = _jobs(run, store, RANKING, union, points, 1)
     task = Task(union, info, short, checkpoints=run.folder / "checkpoints")
-    counts = train_jobs(run, store, jobs, task, progress)
+    train_jobs(run, store, jobs, task, progress)
     wanted = {job.id for job in jobs}
     ranked = {label.key: label.accuracy for label in store.labels(RANKING) if label.job in wanted}
     if not ranked:
         raise InputError(f"front: every short training failed; genas status {run.name} tells why")
-    return ranked, int(counts["failed"])
+    return ranked, len(wanted) - len(ranked)
 
 
 def _still_open(points: Sequence[_Point], cheap: Mapping[str, float], margin: float, most: int) -> list[_Point]:
@@ -307,14 +307,16 @@ def _train(
     store.forget([job for job in jobs if not is_whole(_weights(weights, job.architecture.key, job.seed))])
     robustness = run.settings.generate.robustness
     task = Task(union, info, recipe, weights=weights, checkpoints=run.folder / "checkpoints", robustness=robustness)
-    counts = train_jobs(run, store, jobs, task, progress)
+    train_jobs(run, store, jobs, task, progress)
+    failed = {job.id for job in jobs}
     results: dict[str, list[Result]] = {}
     for result in store.results(STAGE):
         if is_whole(_weights(weights, result.job.architecture.key, result.job.seed)):
             results.setdefault(result.job.architecture.key, []).append(result)
+            failed.discard(result.job.id)
     if not results:
         raise InputError(f"front: every training failed; genas status {run.name} tells why")
-    return results, int(counts["failed"])
+    return results, len(failed)
 
 
 def _weights(folder: Path, key: str, seed: int) -> Path:
