@@ -64,7 +64,7 @@ class FrontSettings(Settings):
     norm_weights: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (7e-4, 0.2)
     search: DifferentiableSettings = DifferentiableSettings()
     shared: dict[str, Any] = Field(default_factory=dict)
-    widths: Annotated[tuple[Annotated[float, Field(gt=0, le=16)], ...], Field(min_length=1, max_length=12)] = (1.0,)
+    widths: Annotated[tuple[Annotated[float, Field(ge=0.001, le=16)], ...], Field(min_length=1, max_length=12)] = (1.0,)
     depths: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(max_length=12)] = ()
     candidates: Annotated[int, Field(ge=1, le=10_000)] = 64
     cheap_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None

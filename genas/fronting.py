@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors.torch import load
 
 from analysis.fronts import Hypervolume, Member, front_volume, member_from_json, member_to_json, non_dominated
@@ -75,14 +76,20 @@ def front(
     started = time.perf_counter()
     run, info = resolve(run, ("train", "validation", "test"))
     settings = run.settings.front
+    recipe = settings.recipe or run.settings.generate.recipe
+    if settings.cheap_epochs is not None and settings.cheap_epochs >= recipe.epochs:
+        raise InputError(
+            f"front.cheap_epochs: {settings.cheap_epochs} saves nothing; expected less than the recipe's "
+            f"{recipe.epochs}"
+        )
+    union = scaled_space(run.settings.space, settings.widths, settings.depths)
+    published = _published(settings.beside)
     with run_lock(run.folder):
         found = _predicted(run) if settings.method == "predictor" else find(run, info, searching)
-        union = scaled_space(run.settings.space, settings.widths, settings.depths)
         points, distinct = _points(run, union, found)
         store = open_store(run.store)
         try:
             begin(run, info, store, STAGE)
-            recipe = settings.recipe or run.settings.generate.recipe
             cheap = _rank(run, info, store, union, points, recipe, progress(RANKING))
             chosen = _still_open(points, cheap, settings.margin, settings.train)
             trained = _train(run, info, store, union, chosen, recipe, progress(STAGE))
@@ -97,8 +104,10 @@ def front(
             "candidates": len(points),
             "ranked": len(cheap),
             "trained": len(members),
-            "failed": len(chosen) * settings.seeds - sum(len(results) for results in trained.values()),
-            **_summary(run, info, union, members, found),
+            "failed": (0 if settings.cheap_epochs is None else len(points) - len(cheap))
+            + len(chosen) * settings.seeds
+            - sum(len(results) for results in trained.values()),
+            **_summary(run, info, members, found, published),
             "cheap_tau": _tau(members, run.settings.seed),
             "seconds": time.perf_counter() - started,
         }
@@ -120,14 +129,25 @@ def scaled_space(space: SearchSpace, widths: Sequence[float], depths: Sequence[i
         return space
     if depths and "cells" not in type(space).model_fields:
         raise InputError(f"front.depths: space {space.name!r} has no cells to count; leave it out")
+    names = [f"width_{width:g}".replace(".", "_") for width in widths]
+    if len(set(names)) < len(names):
+        raise InputError("front.widths: two of them are the same to six digits; leave one out")
     members: dict[str, SearchSpace] = {}
-    for depth in depths or (None,):
-        deep = space if depth is None else space.model_copy(update={"cells": depth})
-        for width in widths:
-            name = f"width_{width:g}".replace(".", "_") + ("" if depth is None else f"_cells_{depth}")
-            members[name] = deep if width == 1 else deep.narrower(width)
-    shared = {key: getattr(space, key) for key in ("input_size", "input_channels", "classes")}
-    return UnionSpace.model_validate({**shared, "members": members})
+    try:
+        for depth in depths or (None,):
+            deep = space if depth is None else space.model_copy(update={"cells": depth})
+            for name, width in zip(names, widths, strict=True):
+                end = "" if depth is None else f"_cells_{depth}"
+                members[name + end] = deep if width == 1 else deep.narrower(width)
+        shared = {key: getattr(space, key) for key in ("input_size", "input_channels", "classes")}
+        return UnionSpace.model_validate({**shared, "members": members})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"front.widths, front.depths: not of space {space.name!r}: {where}: {first['msg']}, "
+            f"got {first['input']!r:.60}"
+        ) from error
 
 
 def _predicted(run: Run) -> Found:
@@ -151,12 +171,13 @@ def _points(run: Run, union: UnionSpace, found: Found) -> tuple[list[_Point], li
     own = run.settings.space.name == union.name  # a union, whose architectures these are
     for number in range(1 if own else len(union.members)):
         for one in found.candidates:
+            origin = None if settings.method == "predictor" else one
             filled = one.choices if own else (number, *one.choices)
             filled += (0,) * (len(union.cardinalities) - len(filled))
             architecture = Architecture(union.name, filled)
             graph = union.graph(architecture)
             cost = int(getattr(graph_costs(graph), settings.cost))
-            known.setdefault(graph.digest(), _Point(architecture, one, cost))
+            known.setdefault(graph.digest(), _Point(architecture, origin, cost))
     every = sorted(known.values(), key=lambda point: point.cost)
     return _spread(every, settings.candidates), every
 
@@ -189,8 +210,6 @@ def _rank(
     epochs = run.settings.front.cheap_epochs
     if epochs is None:
         return {}
-    if epochs >= recipe.epochs:
-        raise InputError(f"front.cheap_epochs: {epochs} saves nothing; expected less than the recipe's {recipe.epochs}")
     short = shortened(recipe, epochs)
     jobs = _jobs(run, info, store, RANKING, union, points, short, 1)
     train_jobs(run, store, jobs, Task(union, info, short, checkpoints=run.folder / "checkpoints"), progress)
@@ -300,7 +319,7 @@ def _members(
 
 def _note(run: Run, union: UnionSpace, point: _Point) -> str:
     words = [union.member(point.architecture).replace("_", " ")] if len(union.members) > 1 else []
-    if point.origin is not None and run.settings.front.method != "predictor":
+    if point.origin is not None:
         name = f"{run.settings.front.norm} " if run.settings.front.method == "norms" else "preference "
         words.append(f"{name}{point.origin.preference:.3g}")
     return ", ".join(words)
@@ -346,9 +365,24 @@ def _latencies(union: UnionSpace, architecture: Architecture, batches: Sequence[
     return {one["name"]: one["milliseconds"] for one in measured}
 
 
+def _published(paths: Sequence[Path]) -> list[tuple[str, list[Member]]]:
+    """Members from elsewhere by the name of each front, as ``genas import-study`` writes them."""
+    published: list[tuple[str, list[Member]]] = []
+    for path in paths:
+        content = read_json(path)
+        if content is None:
+            raise InputError(f"front.beside: no file {path}; genas import-study writes one")
+        for name, others in content.items():
+            if isinstance(others, list):
+                known = [member_from_json(one, f"{path}: {name}.{place}") for place, one in enumerate(others)]
+                published.append((name, known))
+    return published
+
+
 def _summary(
-    run: Run, info: DataInfo, union: UnionSpace, members: Sequence[Mapping[str, Any]], found: Found
-) -> dict[str, Any]:
+    run: Run, info: DataInfo, members: Sequence[Mapping[str, Any]], found: Found,
+    published: Sequence[tuple[str, Sequence[Member]]],
+) -> dict[str, Any]:  # fmt: skip
     """Volumes, what stands beside, and the searches."""
     settings = run.settings.front
     if settings.reference is not None:
@@ -357,16 +391,14 @@ def _summary(
         costliest = max(float(member[settings.cost]) for member in members)
         reference = (costliest * 1.001, 1 - 1 / len(info.classes))
     tested = [member_from_json(member, "front") for member in members if member["test_error"] is not None]
-    beside = []
-    for path in settings.beside:
-        content = read_json(path)
-        if content is None:
-            raise InputError(f"front.beside: no file {path}; genas import-study writes one")
-        for name, others in content.items():
-            if isinstance(others, list):
-                known = [member_from_json(one, f"{path}: {name}.{place}") for place, one in enumerate(others)]
-                beside.append({"name": name, "members": [member_to_json(one) for one in known],
-                               "hypervolume": _volume(known, settings.cost, reference, run.settings.seed)})  # fmt: skip
+    beside = [
+        {
+            "name": name,
+            "members": [member_to_json(one) for one in known],
+            "hypervolume": _volume(known, settings.cost, reference, run.settings.seed),
+        }
+        for name, known in published
+    ]
     return {
         "reference": {"cost": reference[0], "error": reference[1]},
         "members": list(members),

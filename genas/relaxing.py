@@ -146,8 +146,10 @@ def _next(settings: FrontSettings, done: Sequence[tuple[float, Mapping[str, Any]
     else:
         ordered = sorted(done, key=lambda pair: pair[0])
         points = np.array([[found["cost"], found["loss"]] for _, found in ordered], np.float64)
-        ranges = np.ptp(points, axis=0)
+        ended = np.array([not found["diverged"] for _, found in ordered])
+        ranges = np.ptp(points[ended], axis=0) if ended.any() else np.zeros(2)
         gaps = np.linalg.norm(np.diff(points / np.where(ranges > 0, ranges, 1), axis=0), axis=1)
+        gaps *= ended[1:] & ended[:-1]  # where a search diverged is nowhere
         strengths = np.array([strength for strength, _ in ordered])
         if not gaps.any():  # nothing is apart: halve the widest range of strengths
             gaps = np.diff(np.log(strengths) if norms else strengths)
