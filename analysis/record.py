@@ -17,7 +17,7 @@ from analysis.front_file import ENSEMBLE_FILE, FRONT_FILE, FrontFile, ensemble_m
 from analysis.fronts import Member
 from analysis.study import Study
 from analysis.study_store import study_of_store
-from data_gen.store import STUDY_STAGE, Failure, Label, Store, read_store
+from data_gen.store import FRONT_STAGES, STUDY_STAGE, Failure, Label, Store, read_store
 from supernet import COST_NAMES, InputError
 from supernet.files import read_proved_text
 from supernet.spaces import make_space
@@ -28,7 +28,7 @@ MOST_CURVES = 2_000
 
 _SPECTRA = "spectra_"
 
-_OWN_STAGES = ("generate", "retrain", "top", "handmade", "front", "front-ranking")
+_OWN_STAGES = ("generate", "retrain", "top", "handmade", *FRONT_STAGES)
 """Stages of a store that are no cheap settings."""
 
 

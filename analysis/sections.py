@@ -68,6 +68,8 @@ def next_command(record: Record) -> str:
     unfinished = next((stage for stage in stages(record) if stage.state != "done"), None)
     if unfinished is None or unfinished.state == "failed":
         return ""
+    if record.trained_front is not None and not record.generate.planned:  # a front stands by itself
+        return "" if record.ensembles else f"genas ensemble {shlex.quote(record.name)}"
     return f"genas {unfinished.name} {shlex.quote(record.name)}"
 
 

@@ -47,6 +47,9 @@ _decode = json.JSONDecoder().raw_decode  # of text that was written here: a thir
 STUDY_STAGE = "study-"
 """What the stage of a smaller set of images begins with; its number of images follows."""
 
+FRONT_STAGES = ("front-ranking", "front")
+"""Of a front: short trainings that rank, and full ones."""
+
 OOM_TRIES = 2
 """A network that needs too much memory is tried once more with each batch in twice as many pieces."""
 

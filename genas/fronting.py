@@ -19,6 +19,7 @@ from safetensors.torch import load
 
 from analysis.fronts import Hypervolume, Member, front_volume, member_from_json, member_to_json, non_dominated
 from data_gen import Job, Result, Store, Task, open_store, refuse_if_driven, run_lock
+from data_gen.store import FRONT_STAGES
 from evolution.pareto import non_dominated_ranks
 from genas.cheap import shortened
 from genas.config import Run
@@ -28,12 +29,12 @@ from genas.stages import ShowProgress, begin, claim, label_settings, resolve, si
 from genas.timing import measured_latency
 from supernet import COST_NAMES, Architecture, InputError, SearchSpace, UnionSpace, graph_costs
 from supernet.files import bytes_digest, read_json, write_json
+from supernet.limits import within
 from supernet.network import build_network
 from training import DataInfo, Recipe, load_split, measure
 from training.devices import gpu_names
 
-STAGE, RANKING = "front", "front-ranking"
-"""Full trainings, and the short ones that rank."""
+RANKING, STAGE = FRONT_STAGES
 
 _PREDICTED = "winner/front.json"
 
@@ -179,6 +180,14 @@ def _points(run: Run, union: UnionSpace, found: Found) -> tuple[list[_Point], li
             cost = int(getattr(graph_costs(graph), settings.cost))
             known.setdefault(graph.digest(), _Point(architecture, origin, cost))
     every = sorted(known.values(), key=lambda point: point.cost)
+    limits = run.settings.model_copy(update={"space": union}).bounds
+    rows = np.array([point.architecture.choices for point in every], np.int8)
+    every = [point for point, keeps in zip(every, within(union, rows, limits), strict=True) if keeps]
+    if not every:
+        raise InputError(
+            f"front: none of the {len(rows)} networks that were found keeps the limits "
+            f"({', '.join(run.settings.limits)}); raise them, or add smaller front.widths"
+        )
     return _spread(every, settings.candidates), every
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from genas.scoring import (
     unlike_results,
     write_kept,
 )
-from genas.stages import digest, label_settings, resolve
+from genas.stages import digest, label_settings, resolve, single_thread
 from supernet import Architecture, InputError
 from supernet.files import bytes_digest, read_json, sweep, write_bytes, write_json
 from training import DataInfo, Recipe
@@ -55,7 +54,7 @@ def inherit(run: Run, progress: Callable[[str], Progress | None] = lambda name: 
     training images; a ranking at best, no estimate of what training from scratch would give. Scored are all that
     have labels, or the first ``inherit.architectures`` of the run's plan where none has. The scores are kept
     as the feature ``inherited``. What is there already is not made again; other settings of ``inherit`` or another
-    seed make another network, which takes the place of the one before with its scores.
+    seed make another network, which takes the place of the one before with its scores. On a CPU it runs in one thread.
 
     Args:
         progress: gives the progress function of ``inherit``, which counts steps, and of ``score``.
@@ -91,7 +90,7 @@ def inherit(run: Run, progress: Callable[[str], Progress | None] = lambda name: 
     chosen = labelled or sampled(run, settings.inherit.architectures)
     path, conditions = run.folder / "scores.json", made_with(run, info, settings.seed)
     result: dict[str, Any] = {}
-    with run_lock(run.folder), _threads(run), Signals() as signals:
+    with run_lock(run.folder), single_thread(), Signals() as signals:
         _, not_kept = read_kept(path, conditions)
         if not_kept is not None:
             raise InputError(f"inherit: {not_kept}")
@@ -129,19 +128,6 @@ def _recipe(settings: InheritSettings, generate: Recipe) -> Recipe:
     epochs = settings.epochs or (base.epochs if settings.recipe is not None else _MORE_EPOCHS * base.epochs)
     step_epochs = max(1, round(base.step_epochs * epochs / base.epochs))
     return base.model_copy(update={"epochs": epochs, "step_epochs": step_epochs})
-
-
-@contextmanager
-def _threads(run: Run) -> Iterator[None]:
-    """One process with as many threads as ``generate`` may have processes."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, device_names(run.settings.workers).count("cpu")))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _inherit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from supernet import Architecture, InputError, SearchSpace
 from supernet.files import read_json, write_json
 from supernet.settings import UnavailableError
 from supernet.supergraph import SuperGraph
-from training import Checkpoints, DataInfo, DivergedError, load_split
+from training import Checkpoints, DataInfo, DivergedError, Recipe, load_split
 from training.devices import gpu_names
 from training.differentiable import Objective, Searched, search_differentiably
 
@@ -34,7 +35,7 @@ class Candidate:
 
     Attributes:
         choices: canonical, of the space.
-        preference: the share of the cost at which it was found, or the strength of the norm; the least where several.
+        preference: at which it was found first: from 0 (accuracy) to 1 (cost), or the strength of the norm.
         search: number of the search that found it, from 0.
     """
 
@@ -74,23 +75,26 @@ def shared_space(space: SearchSpace, settings: FrontSettings) -> SearchSpace:
     one, other = space.supergraph(), found.supergraph()
     if one.groups != other.groups or one.inputs != other.inputs:
         raise InputError(f"front.shared: changes what is chosen in space {space.name!r}; expected other sizes only")
-    if (found.classes, found.input_channels) != (space.classes, space.input_channels):
-        raise InputError("front.shared: classes and channels are those of the images; leave them out")
+    for name in ("input_size", "input_channels", "classes"):
+        if getattr(found, name) != getattr(space, name):
+            raise InputError(f"front.shared.{name}: that is given by the images; leave it out")
     return found
 
 
-def find(run: Run, info: DataInfo, progress: Counts | None) -> Found:
+def find(run: Run, info: DataInfo, progress: Counts | None, stop: Callable[[], bool] = lambda: False) -> Found:
     """Search, or find it done: the same line again continues and repeats nothing.
+
+    Args:
+        stop: asked after each step.
 
     Raises:
         InputError: a space without a weight-sharing network, ``front.shared`` that changes the choices, channels that
             ``front.search.partial`` does not divide, or searches that all diverged.
-        UnavailableError: a GPU that is not there, or a folder that cannot be written.
+        StoppedError: ``stop`` answered True; a checkpoint was written first.
+        UnavailableError: a GPU that is not there or whose memory is short, or a folder that cannot be written.
     """
     settings, space = run.settings.front, run.settings.space
     searched = shared_space(space, settings)
-    if searched.input_size != space.input_size:
-        raise InputError("front.shared.input_size: pictures are those of the run; leave it out")
     graphs = searched.supergraph(), space.supergraph()
     one_search = settings.method == "preferences"
     total = 1 if one_search else settings.searches
@@ -102,13 +106,11 @@ def find(run: Run, info: DataInfo, progress: Counts | None) -> Found:
 
     done: list[tuple[Objective, dict[str, Any]]] = []
     while len(done) < total:
-        objective = (
-            Objective(budget=settings.scalarisation == "budget")
-            if one_search
-            else _next(settings, [(_strength(o), found) for o, found in done])
-        )
-        name = f"search{len(done)}"
-        done.append((objective, _search(run, info, graphs, objective, name, steps(len(done)))))
+        if one_search:
+            objective = Objective(budget=settings.scalarisation == "budget")
+        else:
+            objective = _next(settings, [(_strength(one), found) for one, found in done])
+        done.append((objective, _search(run, info, graphs, objective, steps(len(done)), stop)))
     if all(found["diverged"] for _, found in done):
         raise InputError("front: every search diverged; lower front.search.learning_rate")
     candidates: dict[tuple[int, ...], Candidate] = {}
@@ -136,93 +138,97 @@ def _strength(objective: Objective) -> float:
 def _next(settings: FrontSettings, done: Sequence[tuple[float, Mapping[str, Any]]]) -> Objective:
     """The next of several searches: both ends first, then between the neighbours that are farthest apart.
 
-    Neighbours are compared on the plane of cost and of the loss on the images that chose, each in units of its range,
-    as the published sweep chooses between neighbours on its frontier.
+    Neighbours are compared on the plane of cost and of the error on the images that chose, each in units of its range,
+    as the published sweep chooses between neighbours on its frontier. A strength at which a search diverged is the end
+    from then on.
     """
     norms = settings.method == "norms"
     low, high = settings.norm_weights if norms else (0.0, 1.0)
+    ordered = sorted((pair for pair in done if not pair[1]["diverged"]), key=lambda pair: pair[0])
+    ceiling = min((strength for strength, found in done if found["diverged"]), default=high)
     if len(done) < 2:
         value = (low, high)[len(done)]
+    elif len(ordered) < 2:
+        value = _between(ordered[0][0] if ordered else low, ceiling, norms)
     else:
-        ordered = sorted(done, key=lambda pair: pair[0])
-        points = np.array([[found["cost"], found["loss"]] for _, found in ordered], np.float64)
-        ended = np.array([not found["diverged"] for _, found in ordered])
-        ranges = np.ptp(points[ended], axis=0) if ended.any() else np.zeros(2)
+        points = np.array([[found["cost"], found["error"]] for _, found in ordered], np.float64)
+        ranges = np.ptp(points, axis=0)
         gaps = np.linalg.norm(np.diff(points / np.where(ranges > 0, ranges, 1), axis=0), axis=1)
-        gaps *= ended[1:] & ended[:-1]  # where a search diverged is nowhere
         strengths = np.array([strength for strength, _ in ordered])
         if not gaps.any():  # nothing is apart: halve the widest range of strengths
             gaps = np.diff(np.log(strengths) if norms else strengths)
         place = int(gaps.argmax())
-        first, second = strengths[place : place + 2]
-        value = float(math.sqrt(first * second) if norms else (first + second) / 2)
+        value = _between(float(strengths[place]), float(strengths[place + 1]), norms)
     if norms:
         return Objective(0.0, norm=settings.norm, norm_weight=value)
     return Objective(value)
 
 
+def _between(first: float, second: float, norms: bool) -> float:
+    return math.sqrt(first * second) if norms else (first + second) / 2
+
+
 def _search(
-    run: Run,
-    info: DataInfo,
-    graphs: tuple[SuperGraph, SuperGraph],
-    objective: Objective,
-    name: str,
-    progress: Counts | None,
-) -> dict[str, Any]:
-    """One search, kept in the run's folder ``front``."""
-    settings, space = run.settings.front, run.settings.space
+    run: Run, info: DataInfo, graphs: tuple[SuperGraph, SuperGraph], objective: Objective, progress: Counts | None,
+    stop: Callable[[], bool],
+) -> dict[str, Any]:  # fmt: skip
+    """One search, kept in the run's folder ``front/searches`` by what it is."""
+    settings, space, augmentation = run.settings.front, run.settings.space, _augmentation(run)
     # Cards and processors need not agree in the last bit, so where it runs is no part of what it is.
     identity = digest(
         run.settings.seed, space.model_dump(mode="json"), settings.shared, settings.search.model_dump(mode="json"),
-        settings.cost, asdict(objective), info.folder.name, _augmentation(run).model_dump(mode="json"),
-    )  # fmt: skip
-    path = run.folder / "front" / f"{name}.json"
+        settings.cost, asdict(objective), info.folder.name,
+        augmentation.crop_padding, augmentation.flip, augmentation.cutout,
+    )[:16]  # fmt: skip
+    path = run.folder / "front" / "searches" / f"{identity}.json"
     kept = read_json(path)
-    if kept is not None and kept.get("identity") == identity:
-        return dict(kept["found"])
+    if kept is not None:
+        return kept
     folder = run.folder / "front" / "checkpoints"
-    checkpoints = Checkpoints(folder, name, {"search": identity}, run.settings.workers.checkpoint_seconds)
+    checkpoints = Checkpoints(folder, identity, {"search": identity}, run.settings.workers.checkpoint_seconds)
+    started = time.perf_counter()
     try:
-        searched = _fitting(run, info, graphs, objective, progress, checkpoints)
+        searched = _fitting(run, info, graphs, objective, progress, checkpoints, stop)
         content = _content(graphs[1], settings, objective, searched)
     except DivergedError as error:
-        content = {"objective": asdict(objective), "diverged": str(error), "architectures": [], "seconds": 0.0,
-                   "cost": 0.0, "loss": 0.0, "collapsed": False, "history": []}  # fmt: skip
-    write_json(path, {"identity": identity, "found": content})
+        content = {
+            "objective": asdict(objective), "diverged": str(error), "architectures": [], "epochs": 0,
+            "seconds": time.perf_counter() - started, "collapsed": False, "history": [],
+        }  # fmt: skip
+    write_json(path, content)
     checkpoints.clear()
     return content
 
 
 def _fitting(
-    run: Run,
-    info: DataInfo,
-    graphs: tuple[SuperGraph, SuperGraph],
-    objective: Objective,
-    progress: Counts | None,
-    checkpoints: Checkpoints,
-) -> Searched:
+    run: Run, info: DataInfo, graphs: tuple[SuperGraph, SuperGraph], objective: Objective, progress: Counts | None,
+    checkpoints: Checkpoints, stop: Callable[[], bool],
+) -> Searched:  # fmt: skip
     """The search, with batches in twice as many pieces until they fit the memory."""
     settings = run.settings.front.search
-    device = _device(run)
-    training = load_split(info, "train").to(device)
-    while True:
+    training = load_split(info, "train").to(search_device(run))
+    while settings.pieces <= settings.batch_size:
         try:
             return search_differentiably(
                 *graphs, run.settings.front.cost, training, info.normalisation, settings, _augmentation(run),
-                objective, run.settings.seed, "front", progress, checkpoints,
+                objective, run.settings.seed, "front", progress, checkpoints, stop,
             )  # fmt: skip
         except torch.OutOfMemoryError:
-            if settings.pieces * 2 > settings.batch_size:
-                raise
             settings = settings.model_copy(update={"pieces": settings.pieces * 2})
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # not before the error, which holds the network, is gone
+    raise UnavailableError(
+        f"front: the shared network does not fit the memory of {training.images.device} with one image at a time; "
+        f"make front.shared smaller, or raise front.search.partial"
+    )
 
 
-def _augmentation(run: Run) -> Any:  # noqa: ANN401 - a Recipe
+def _augmentation(run: Run) -> Recipe:
+    """What trainings do to the images is what searches do."""
     return run.settings.front.recipe or run.settings.generate.recipe
 
 
-def _device(run: Run) -> torch.device:
+def search_device(run: Run) -> torch.device:
+    """Where a search runs, and test images are measured. Raises UnavailableError for a GPU that is not there."""
     wanted = run.settings.workers.device
     has_gpu = wanted != "cpu" and bool(gpu_names())
     if wanted == "cuda" and not has_gpu:
@@ -247,7 +253,7 @@ def _content(graph: SuperGraph, settings: FrontSettings, objective: Objective, s
         "diverged": "",
         "architectures": [[preference, list(choices)] for choices, preference in unique.items()],
         "cost": graph.cost(graph.encode(found[0][1]), settings.cost),
-        "loss": last.loss if last.accuracy is None else 1 - last.accuracy,
+        "error": 1 - (last.accuracy or 0.0),
         "seconds": searched.seconds,
         "images_per_second": searched.images_per_second,
         "epochs": len(searched.history),

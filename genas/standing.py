@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen import Store, WorkerSettings, lock_owner, read_store
-from data_gen.store import STUDY_STAGE
+from data_gen.store import FRONT_STAGES, STUDY_STAGE
 from genas.cheap import PREFIX
 from genas.config import Run, load_run
 from supernet.files import read_json
@@ -20,6 +20,7 @@ def status(folder: Path) -> dict[str, Any]:
     """How a run stands: stages done, trainings by state, best accuracy, tau, winner, seconds.
 
     ``study`` counts the trainings on smaller sets of images; None where there are none.
+    ``front`` counts the short and full trainings of a front, with its ``hypervolume``; None where there are none.
     ``fidelity`` counts the cheap trainings of all settings, with what was ``measured``; None where there are none.
     ``tau`` is that of the predictor, and ``predictor`` says with what: ``metric``, and whether it is a ``proxy``,
     on which nothing was trained. A folder may hold a predictor and no trainings.
@@ -29,7 +30,7 @@ def status(folder: Path) -> dict[str, Any]:
     """
     evaluation = read_json(folder / "predictor" / "evaluation.json")
     training = {stage: dict(_NOTHING) for stage in ("generate", "retrain")}
-    cheaply = study = best = None
+    cheaply = study = front = best = None
     seconds: dict[str, float] = {}
     if evaluation is None or (folder / "store.db").exists():
         store = read_store(folder / "store.db")
@@ -41,6 +42,8 @@ def status(folder: Path) -> dict[str, Any]:
             cheaply = _training(store, cheap, retries, driver) if cheap else None
             sizes = [stage for stage in store.stages() if stage.startswith(STUDY_STAGE)]
             study = _training(store, sizes, retries, driver) if sizes else None
+            own = [stage for stage in store.stages() if stage in FRONT_STAGES]
+            front = _training(store, own, retries, driver) if own else None
             best = store.best("generate")
             for _, message in store.events("seconds"):
                 entry = json.loads(message)
@@ -50,6 +53,8 @@ def status(folder: Path) -> dict[str, Any]:
     if cheaply is not None:
         measured = read_json(folder / "fidelity.json")
         cheaply["measured"] = None if measured is None else {key: measured[key] for key in measured if key != "rows"}
+    if front is not None:
+        front["hypervolume"] = (read_json(folder / "front" / "front.json") or {}).get("hypervolume")
     found = read_json(folder / "winner" / "search.json")
     winner = read_json(folder / "winner" / "retrain.json")
     if winner and found and winner["roles"]["winner"]["key"] != found["evolution"]["best"][0]["key"]:
@@ -69,6 +74,7 @@ def status(folder: Path) -> dict[str, Any]:
         },
         "generate": training["generate"],
         "study": study,
+        "front": front,
         "fidelity": cheaply,
         "retrain": training["retrain"],
         "best": None if best is None else {"key": best[0], "accuracy": best[1], **best[2]},

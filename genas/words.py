@@ -630,7 +630,7 @@ def standing(result: dict[str, Any]) -> str:
     for stage, state in result["stages"].items():
         seconds = result["seconds"].get(stage)
         lines.append(f"  {stage:9} {state}" + ("" if seconds is None else f", {duration(seconds)}"))
-    for stage in ("generate", "study", "fidelity", "retrain"):
+    for stage in ("generate", "study", "front", "fidelity", "retrain"):
         count = result.get(stage)
         if count and count["planned"]:
             lines.append(
@@ -643,6 +643,9 @@ def standing(result: dict[str, Any]) -> str:
                 lines.append(f"    and {len(count['failures']) - len(shown)} more; --json and the report list them all")
     if result["best"] is not None:
         lines.append(f"  best validation accuracy {result['best']['accuracy']:.2%} ({result['best']['key']})")
+    volume = (result.get("front") or {}).get("hypervolume")
+    if volume is not None:
+        lines.append(f"  front: hypervolume {volume['value']:.4g} {volume['unit']}")
     cheap = result.get("fidelity")
     if cheap and cheap["measured"] is not None:
         lines += [f"  fidelity: {line}" for line in picked(cheap["measured"])]

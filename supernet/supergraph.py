@@ -169,7 +169,8 @@ def derive(
         options: the weight of each option, by group; of a group they sum to 1, of a subset each is from 0 to 1.
         inputs: the strength of each input, by set.
         most_skips: at most so many groups that keep an identity, in each part of the groups whose names begin with the
-            same word (a kind of cell); the weakest give way to their second best (Chen et al. 2019, P-DARTS).
+            same word (a kind of cell); the weakest give way to their second best (Chen et al. 2019, P-DARTS). Not of
+            subsets.
     """
     weights = [np.array(row, np.float64) for row in options]
     while True:
@@ -215,6 +216,8 @@ def _excess_skips(
         return None
     parts: dict[str, list[tuple[float, int, int]]] = {}
     for number, on in enumerate(active):
+        if graph.groups[number].subset:  # there an identity stands beside the others, not in their place
+            continue
         for option in set(on) & set(graph.skips(number)):
             replaceable = (weights[number] >= 0).sum() > 1
             if replaceable:

@@ -56,7 +56,7 @@ def test_shell(text, tmp_path):
         if not words or words[0] == "make":
             continue
         assert words[0] == "genas"
-        if words[1] in ("fit", "search"):
+        if words[1] in ("fit", "search", "front", "report"):
             words += ["--logs", str(runs)]
         answer = subprocess.run(
             [sys.executable, "-m", "genas.cli", *words[1:]],

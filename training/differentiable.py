@@ -72,7 +72,7 @@ class Epoch:
         cost: expected, as a share of the range of the space, 0 to 1.
         norm: of the shared weights, where one is asked for.
         skip_share, free_share: share of identities, and of all operations without weights, in what the logits stand
-            for when accuracy alone counts (or at the search's own preference).
+            for when accuracy alone counts (of budgets at half of the range, else at the search's own preference).
         dominant: share of each operation there.
     """
 
@@ -92,7 +92,8 @@ class Searched:
 
     Attributes:
         collapsed: whether two thirds or more of the operations that it ends with have no weights, where accuracy alone
-            counts; of a search at another preference, or for a norm, that tells nothing, and it is False.
+            counts, or half of the budget may be spent; of a search at another preference, or for a norm, that tells
+            nothing, and it is False.
         history: one entry an epoch.
         seconds: wall time, that before an interruption included.
     """
@@ -212,30 +213,30 @@ def search_differentiably(
         at.history.append(asdict(_epoch(at, steps, learns, state.preferences(graph, settings, at.epoch), objective)))
         at.epoch, at.step_in_epoch, at.sums = at.epoch + 1, 0, [0.0] * 4
     found = state.preferences(graph, settings, settings.epochs - 1)
-    last = found.architecture(objective.preference or 0.0)
-    collapsed = not objective.preference and free_share(graph, last) >= _COLLAPSED
+    last = found.architecture(_watched(objective))
+    for_accuracy = not objective.preference and objective.norm is None
+    collapsed = for_accuracy and free_share(graph, last) >= _COLLAPSED
     seconds = before + time.perf_counter() - started
     history = tuple(Epoch(**one) for one in at.history)
-    return Searched(found, collapsed, history, seconds, settings.epochs * steps * 2 * size / seconds)
+    passes = settings.epochs + max(0, settings.epochs - settings.warmup)
+    return Searched(found, collapsed, history, seconds, passes * steps * size / seconds)
+
+
+def _watched(objective: Objective) -> float:
+    """The preference at which collapse is watched: for accuracy; of budgets half, where what is spent is chosen."""
+    if objective.preference is None:
+        return 0.5 if objective.budget else 0.0
+    return objective.preference
 
 
 def _recipe(settings: DifferentiableSettings, augmentation: Recipe) -> Recipe:
     """How the weights learn."""
-    return augmentation.model_copy(
-        update={
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "optimizer": "sgd",
-            "momentum": 0.9,
-            "nesterov": False,
-            "learning_rate": settings.learning_rate,
-            "schedule": "cosine",
-            "warmup": 0.0,
-            "weight_decay": settings.weight_decay,
-            "decay_all": True,
-            "precision": settings.precision,
-        }
-    )
+    return Recipe(
+        epochs=settings.epochs, batch_size=settings.batch_size, optimizer="sgd", momentum=0.9, nesterov=False,
+        learning_rate=settings.learning_rate, schedule="cosine", warmup=0.0, weight_decay=settings.weight_decay,
+        decay_all=True, precision=settings.precision, crop_padding=augmentation.crop_padding, flip=augmentation.flip,
+        cutout=augmentation.cutout,
+    )  # fmt: skip
 
 
 def _halves(split: Split, seed: int, key: str) -> tuple[Split, Split]:
@@ -322,9 +323,10 @@ class _Step:
             term = (1 - share) * loss * (len(part) / len(images))
             if number == len(parts):
                 (term + total).backward()  # type: ignore[no-untyped-call]
-            else:  # every piece goes through the same logits
+            elif term.requires_grad:  # not where a draw of zeros alone left nothing to weigh
                 term.backward(retain_graph=True)  # type: ignore[no-untyped-call]
             correct += int((scores.argmax(dim=1) == part_labels).sum())
+            del scores, loss, term  # or what was retained would last through the next piece
         for parameter in self.learnt:
             parameter.requires_grad_(True)
         optimizer.step(torch.tensor(settings.architecture_rate, device=images.device))
@@ -366,7 +368,7 @@ class _Step:
 
     def _preference(self, generator: torch.Generator) -> Tensor:
         if self.objective.preference is not None:
-            return torch.tensor(self.objective.preference)
+            return torch.tensor(float(self.objective.preference))
         return torch.rand((), generator=generator)
 
     def _relaxed(self, preference: Tensor, temperature: float) -> Relaxed:
@@ -384,7 +386,7 @@ class _Step:
 
 
 def _epoch(at: _Position, steps: int, learns: bool, found: Preferences, objective: Objective) -> Epoch:
-    active: Active = found.architecture(objective.preference or 0.0)
+    active: Active = found.architecture(_watched(objective))
     loss, accuracy, price, norm = at.sums
     return Epoch(
         at.epoch + 1,

@@ -20,6 +20,10 @@ from supernet.supergraph import Active, SuperGraph, derive
 Relaxation = Literal["mixture", "sampled"]
 
 _HIDDEN = 64
+_TINY = 1e-12
+_CHEAP = 0.5
+"""Preference from which the cost counts for more."""
+
 _SMALL = 1e-3  # of the first logits: nothing is preferred, and nothing is exactly equal
 
 
@@ -111,24 +115,29 @@ class Relaxed:
     def sampled(self, generator: torch.Generator) -> tuple[Active, Gates]:
         """One architecture, drawn by its probability; gates are 1, and gradients those of the probabilities.
 
-        The Gumbel trick with a straight-through estimate (Jang et al. 2017), of which only the drawn options are
-        computed (GDAS, Dong and Yang 2019).
+        Where no option of a subset is drawn, one is by the softmax of the logits. Inputs are drawn one after the other.
+
+        Drawn by the Gumbel trick; only the drawn options are computed, as in GDAS (Dong and Yang 2019). The gradient is
+        the straight-through one of the probabilities themselves, without the noise of the draw.
         """
+        sizes = [len(part) for part in (*self.logits, *self.inputs)]
+        # One copy to the host, where draws are made: they decide what is computed.
+        flat = torch.cat([*self.logits, *(part.log() for part in self.inputs)]).detach().float().cpu()
+        known = torch.split(flat, sizes)
+        logits, strengths = known[: len(self.logits)], known[len(self.logits) :]
         active: list[tuple[int, ...]] = []
-        for group, logits in zip(self.graph.groups, self.logits, strict=True):
-            noisy = logits.detach() + _gumbel(len(logits), generator, logits)
+        for group, own in zip(self.graph.groups, logits, strict=True):
             if group.subset:
-                noisy = noisy - _gumbel(len(logits), generator, logits)  # logistic noise
+                noisy = own + _gumbel(len(own), generator) - _gumbel(len(own), generator)  # logistic
                 on = [place for place, value in enumerate(noisy.tolist()) if value > 0]
-                active.append(tuple(on) or (int(noisy.argmax()),))
+                active.append(tuple(on) or (_one(own, generator),))
             else:
-                active.append((int(noisy.argmax()),))
+                active.append((_one(own, generator),))
         options = [through(part) for part in self.options]
         if not self.graph.inputs:
             return tuple(active), Gates(options)
-        for number, (one, strengths) in enumerate(zip(self.graph.inputs, self.inputs, strict=True)):
-            noisy = strengths.detach().log() + _gumbel(len(strengths), generator, strengths)
-            kept = noisy.topk(one.kept).indices.tolist()
+        for number, (one, own) in enumerate(zip(self.graph.inputs, strengths, strict=True)):
+            kept = (own + _gumbel(len(own), generator)).topk(one.kept).indices.tolist()
             for place, group_number in enumerate(self.graph.members[number]):
                 if place not in kept:
                     active[group_number] = ()
@@ -148,16 +157,43 @@ class Relaxed:
 
 def through(probabilities: Tensor) -> Tensor:
     """Ones whose gradient is that of the probabilities."""
-    return 1 + probabilities - probabilities.detach()
+    return 1 + (probabilities - probabilities.detach())  # the difference first: it is exactly 0
 
 
-def _gumbel(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
+def _gumbel(count: int, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(count, generator=generator).clamp(1e-10, 1 - 1e-7)
-    return (-(-uniform.log()).log()).to(like)
+    return -(-uniform.log()).log()
+
+
+def _one(logits: Tensor, generator: torch.Generator) -> int:
+    """An option, drawn by the softmax of its logits."""
+    return int((logits + _gumbel(len(logits), generator)).argmax())
+
+
+def kept_chances(strengths: Tensor, kept: int) -> Tensor:
+    """The chance of each input to be among those kept where they are drawn one after the other by their strengths.
+
+    Args:
+        strengths: (..., inputs), sums are 1.
+        kept: how many, fewer than there are.
+
+    Returns:
+        (..., inputs), each at most 1; sums are ``kept``.
+    """
+    return _kept_chances(strengths.clamp(min=_TINY), kept)
+
+
+def _kept_chances(strengths: Tensor, kept: int) -> Tensor:
+    if kept == 1:
+        return strengths
+    count = strengths.shape[-1]
+    rest = strengths[..., None, :] * (1 - torch.eye(count, device=strengths.device))
+    after = _kept_chances(rest / rest.sum(dim=-1, keepdim=True), kept - 1)  # where the input of the row came first
+    return strengths + (strengths[..., None] * after).sum(dim=-2)
 
 
 class ExpectedCost:
-    """What is expected of one cost where choices are probabilities, as a share of the range of the space.
+    """What a draw of one cost is expected to be where choices are probabilities, as a share of the range of the space.
 
     Attributes:
         least, most: of any architecture, where costs are added up over the choices.
@@ -190,17 +226,23 @@ class ExpectedCost:
 
     def __call__(self, relaxed: Relaxed) -> Tensor:
         """0 for the cheapest architecture to 1 for the costliest, no dimension; differentiable."""
-        total = relaxed.options[0].new_full((), self._fixed)
-        for group, options, row in zip(self._graph.groups, relaxed.options, self._rows, strict=True):
+        kept = [
+            kept_chances(strengths, one.kept) if one.kept < one.groups else None
+            for one, strengths in zip(self._graph.inputs, relaxed.inputs, strict=True)
+        ]
+        total = relaxed.options[0].new_full((), self._fixed - self.least)
+        for number, (group, options, row) in enumerate(
+            zip(self._graph.groups, relaxed.options, self._rows, strict=True)
+        ):
             own = options @ row
-            if (
-                group.place is not None
-                and self._graph.inputs[group.place[0]].kept < self._graph.inputs[group.place[0]].groups
-            ):
-                kept = self._graph.inputs[group.place[0]].kept
-                own = own * (kept * relaxed.inputs[group.place[0]][group.place[1]]).clamp(max=1.0)
+            if group.subset:  # or it would be cheapest to have no operation at all
+                none = (1 - options).prod()
+                own = own + none * (torch.softmax(relaxed.logits[number], 0) @ row)
+            chances = None if group.place is None else kept[group.place[0]]
+            if group.place is not None and chances is not None:
+                own = own * chances[group.place[1]]
             total = total + own
-        return (total - self.least) / max(self.most - self.least, 1.0)
+        return total / max(self.most - self.least, 1.0)
 
 
 def beta_decay(relaxed: Relaxed) -> Tensor:
@@ -236,9 +278,10 @@ class Preferences:
     @torch.no_grad()
     def relaxed(self, preference: float) -> Relaxed:
         """Probabilities at a preference from 0 (accuracy alone) to 1 (cost alone)."""
-        flat = self.network(torch.tensor(preference, device=self._device))
+        flat = self.network(torch.tensor(float(preference), device=self._device))
         return Relaxed.of(self.graph, flat, self.temperature, self.strengths)
 
     def architecture(self, preference: float) -> Active:
         """The single architecture there."""
-        return self.relaxed(preference).architecture(self.most_skips)
+        # At the cheap end identities are what is asked for.
+        return self.relaxed(preference).architecture(self.most_skips if preference < _CHEAP else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from supernet import Settings
 
@@ -26,7 +26,7 @@ class DifferentiableSettings(Settings):
         strengths: edge normalisation: the inputs of a node compete, too.
         temperature: logits are divided by it, from the first epoch to the last, falling geometrically.
         beta_decay: weight of the regulariser of beta-DARTS at the last epoch, to which it rises linearly; 0 is none.
-        most_skips: identities that a cell may keep; None sets no cap.
+        most_skips: identities that a cell may keep where accuracy counts more than cost; None sets no cap.
         pieces: each batch is passed in so many pieces: less memory, the same steps but for the batch norms.
         precision: arithmetic of the forward pass, as of a recipe.
     """
@@ -46,3 +46,12 @@ class DifferentiableSettings(Settings):
     most_skips: Annotated[int, Field(ge=0, le=100)] | None = 2
     pieces: Annotated[int, Field(ge=1, le=1024)] = 1
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _learns(self) -> DifferentiableSettings:
+        if self.warmup >= self.epochs:
+            raise ValueError(
+                f"warmup: {self.warmup} of {self.epochs} epochs leave none in which the architecture learns; "
+                f"expected less"
+            )
+        return self
