@@ -23,7 +23,7 @@ from data_gen.store import FRONT_STAGES
 from evolution.pareto import non_dominated_ranks
 from genas.cheap import shortened
 from genas.config import Run
-from genas.relaxing import Candidate, Counts, Found, find
+from genas.relaxing import Candidate, Counts, Found, find, shared_space
 from genas.retraining import is_whole, write_model
 from genas.stages import ShowProgress, begin, claim, label_settings, resolve, single_thread, train_jobs
 from genas.timing import measured_latency
@@ -85,8 +85,11 @@ def front(
         )
     union = scaled_space(run.settings.space, settings.widths, settings.depths)
     published = _published(settings.beside)
+    predicted = _predicted(run) if settings.method == "predictor" else None
+    if predicted is None:
+        shared_space(run.settings.space, settings)  # refused before anything is written
     with run_lock(run.folder):
-        found = _predicted(run) if settings.method == "predictor" else find(run, info, searching)
+        found = predicted or find(run, info, searching)
         points, distinct = _points(run, union, found)
         store = open_store(run.store)
         try:
