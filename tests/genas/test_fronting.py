@@ -127,13 +127,15 @@ def here(monkeypatch):
 
     def train_jobs(run, store, jobs, task, progress):
         stages.append(jobs[0].stage)
-        training, validation = (load_split(task.info, name) for name in ("train", "validation"))
+        training, validation = (load_split(task.data, name) for name in ("train", "validation"))
         known = store.accuracies(jobs[0].stage)
         for job in jobs:
             if job.id in known:
                 continue
             attempt, network = store.start(job, 1), build_network(task.space.graph(job.architecture), job.seed)
-            result = train(network, training, validation, task.info.normalisation, task.recipe, job.seed, "front")
+            result = train(
+                network, training, validation, task.data.normalisation, task.recipe, job.seed, job.architecture.key
+            )
             if task.weights is not None:
                 _save(network, task.weights / f"{job.architecture.key}-{job.seed}.safetensors")
             store.commit(job, attempt, result.to_json())
@@ -286,7 +288,7 @@ class TestAgain:
         assert [(member["key"], member["on_front"]) for member in members] == own
         assert {member["test_error"] for member in members if member["on_front"]} == {1.0}
 
-    def test_weights_that_are_gone_are_trained_again(self, again, done):
+    def test_weights_that_are_gone_are_trained_again(self, again, done, here):
         run = again()
         path = sorted((run.folder / "front" / "weights").glob("*.safetensors"))[0]
         whole = path.read_bytes()
