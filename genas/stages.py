@@ -60,10 +60,11 @@ def resolve(run: Run, splits: Sequence[SplitName] = ("train", "validation")) -> 
 
 def _check_auxiliary(settings: RunSettings) -> None:
     """Raises InputError, before anything is trained, where a recipe wants an auxiliary head and no place is marked."""
+    common = settings.generate.recipe
     recipes = {
-        "generate": settings.generate.recipe,
-        "front": settings.front.recipe or settings.generate.recipe,
-        "retrain": settings.retrain.recipe or settings.generate.recipe,
+        "generate": common,
+        "front": settings.front.recipe or common,
+        "retrain": settings.retrain.recipe or common,
     }
     asking = [stage for stage, recipe in recipes.items() if recipe.auxiliary]
     if asking:
