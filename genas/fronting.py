@@ -26,7 +26,8 @@ from data_gen.store import FRONT_STAGES
 from evolution.pareto import non_dominated_ranks
 from genas.cheap import shortened
 from genas.config import Run
-from genas.relaxing import Candidate, Counts, Found, find, shared_space
+from genas.machine import processor
+from genas.relaxing import Candidate, Counts, Found, find, search_device, shared_space
 from genas.retraining import is_whole, write_model
 from genas.stages import ShowProgress, begin, claim, label_settings, resolve, single_thread, train_jobs
 from genas.timing import measured_latency
@@ -80,27 +81,27 @@ def front(
     refuse_if_driven(run.folder)
     started = time.perf_counter()
     settings = run.settings.front
+    if settings.method != "predictor":  # at once: preparing images and searching may take long
+        shared_space(run.settings.space, settings)
+    run, info = resolve(run, ("train", "validation", "test"))
     recipe = settings.recipe or run.settings.generate.recipe
-    if settings.cheap_epochs is not None and settings.cheap_epochs >= recipe.epochs:
-        raise InputError(
-            f"front.cheap_epochs: {settings.cheap_epochs} saves nothing; expected less than the recipe's "
-            f"{recipe.epochs}"
-        )
+    epochs = settings.cheap_epochs
+    if epochs is not None and epochs >= recipe.epochs:
+        raise InputError(f"front.cheap_epochs: {epochs} saves nothing; expected less than the recipe's {recipe.epochs}")
     union = scaled_space(run.settings.space, settings.widths, settings.depths)
-    published = _published(settings.beside)
+    limits = run.settings.model_copy(update={"space": union}).bounds
+    beside = _beside(settings.beside)
     predicted = _predicted(run) if settings.method == "predictor" else None
-    if predicted is None:
-        shared_space(run.settings.space, settings)  # refused before anything is written
     with run_lock(run.folder):
-        found = predicted or find(run, info, searching)
-        points, distinct = _points(run, union, found)
         store = open_store(run.store)
         try:
             claim(store, run, info, STAGE, _front_settings(run, union, recipe))
             if epochs is not None:
                 claim(store, run, info, RANKING, _front_settings(run, union, shortened(recipe, epochs)))
             begin(run, info, store, STAGE)
-            cheap = _rank(run, info, store, union, points, recipe, progress(RANKING))
+            found = predicted or _searched(run, info, searching)
+            points, distinct = _points(run, union, found, limits)
+            cheap, failed = _rank(run, info, store, union, points, recipe, progress(RANKING))
             chosen = _still_open(points, cheap, settings.margin, settings.train)
             trained, failures = _train(run, info, store, union, chosen, recipe, progress(STAGE))
             store.seal()
@@ -122,10 +123,8 @@ def front(
             "candidates": len(points),
             "ranked": len(cheap),
             "trained": len(members),
-            "failed": (0 if settings.cheap_epochs is None else len(points) - len(cheap))
-            + len(chosen) * settings.seeds
-            - sum(len(results) for results in trained.values()),
-            **_summary(run, info, members, found, published),
+            "failed": failed + failures,
+            **_summary(run, info, members, found, beside),
             "cheap_tau": _tau(members, run.settings.seed),
             "seconds": time.perf_counter() - started,
         }
@@ -165,13 +164,13 @@ def scaled_space(space: SearchSpace, widths: Sequence[float], depths: Sequence[i
     if len(set(names)) < len(names):
         raise InputError("front.widths: two of them are the same to six digits; leave one out")
     members: dict[str, SearchSpace] = {}
+    shared = {key: getattr(space, key) for key in ("input_size", "input_channels", "classes")}
     try:
         for depth in depths or (None,):
             deep = space if depth is None else space.model_copy(update={"cells": depth})
             for name, width in zip(names, widths, strict=True):
                 end = "" if depth is None else f"_cells_{depth}"
                 members[name + end] = deep if width == 1 else deep.narrower(width)
-        shared = {key: getattr(space, key) for key in ("input_size", "input_channels", "classes")}
         return UnionSpace.model_validate({**shared, "members": members})
     except ValidationError as error:
         first = error.errors()[0]
@@ -203,12 +202,12 @@ def _points(run: Run, union: UnionSpace, found: Found, limits: Limits) -> tuple[
     own = run.settings.space.name == union.name  # a union, whose architectures these are
     for number in range(1 if own else len(union.members)):
         for one in found.candidates:
-            origin = None if settings.method == "predictor" else one
             filled = one.choices if own else (number, *one.choices)
             filled += (0,) * (len(union.cardinalities) - len(filled))
             architecture = Architecture(union.name, filled)
             graph = union.graph(architecture)
             cost = int(getattr(graph_costs(graph), settings.cost))
+            origin = None if settings.method == "predictor" else one
             known.setdefault(graph.digest(), _Point(architecture, origin, cost))
     every = sorted(known.values(), key=lambda point: point.cost)
     rows = np.array([point.architecture.choices for point in every], np.int8)
@@ -253,7 +252,7 @@ def _rank(
     """Validation accuracy after a short training, by key, empty where none ranks; and how many trainings failed."""
     epochs = run.settings.front.cheap_epochs
     if epochs is None:
-        return {}
+        return {}, 0
     short = shortened(recipe, epochs)
     jobs = _jobs(run, store, RANKING, union, points, 1)
     task = Task(union, info, short, checkpoints=run.folder / "checkpoints")
@@ -452,24 +451,9 @@ def _beside(files: Mapping[str, Path]) -> dict[str, list[Member]]:
     return found
 
 
-def _published(paths: Sequence[Path]) -> list[tuple[str, list[Member]]]:
-    """Members from elsewhere by the name of each front, as ``genas import-study`` writes them."""
-    published: list[tuple[str, list[Member]]] = []
-    for path in paths:
-        content = read_json(path)
-        if content is None:
-            raise InputError(f"front.beside: no file {path}; genas import-study writes one")
-        for name, others in content.items():
-            if isinstance(others, list):
-                known = [member_from_json(one, f"{path}: {name}.{place}") for place, one in enumerate(others)]
-                published.append((name, known))
-    return published
-
-
 def _summary(
-    run: Run, info: DataInfo, members: Sequence[Mapping[str, Any]], found: Found,
-    published: Sequence[tuple[str, Sequence[Member]]],
-) -> dict[str, Any]:  # fmt: skip
+    run: Run, info: DataInfo, members: Sequence[Mapping[str, Any]], found: Found, beside: Mapping[str, list[Member]]
+) -> dict[str, Any]:
     """Volumes, what stands beside, and the searches."""
     settings, seed = run.settings.front, run.settings.seed
     if settings.reference is not None:
@@ -478,14 +462,6 @@ def _summary(
         costliest = max(float(member[settings.cost]) for member in members)
         reference = (costliest * 1.001, 1 - 1 / len(info.classes))
     tested = [member_from_json(member, "front") for member in members if member["test_error"] is not None]
-    beside = [
-        {
-            "name": name,
-            "members": [member_to_json(one) for one in known],
-            "hypervolume": _volume(known, settings.cost, reference, run.settings.seed),
-        }
-        for name, known in published
-    ]
     return {
         "reference": {"cost": reference[0], "error": reference[1]},
         "members": list(members),

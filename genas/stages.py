@@ -60,11 +60,10 @@ def resolve(run: Run, splits: Sequence[SplitName] = ("train", "validation")) -> 
 
 def _check_auxiliary(settings: RunSettings) -> None:
     """Raises InputError, before anything is trained, where a recipe wants an auxiliary head and no place is marked."""
-    common = settings.generate.recipe
     recipes = {
-        "generate": common,
-        "front": settings.front.recipe or common,
-        "retrain": settings.retrain.recipe or common,
+        "generate": settings.generate.recipe,
+        "front": settings.front.recipe or settings.generate.recipe,
+        "retrain": settings.retrain.recipe or settings.generate.recipe,
     }
     asking = [stage for stage, recipe in recipes.items() if recipe.auxiliary]
     if asking:
