@@ -113,13 +113,14 @@ def subsets(tmp_path):
 
 @pytest.fixture
 def at_rest(monkeypatch):
-    """From now on nothing may be searched, and no network measured."""
+    """From now on nothing may be searched, and no network measured or written."""
 
     def refused(*arguments, **options):
         raise AssertionError("made once more")
 
     monkeypatch.setattr(genas.relaxing, "search_differentiably", refused)
-    monkeypatch.setattr(genas.fronting, "measure", refused)
+    for name in ("measure", "measured_latency", "write_model"):
+        monkeypatch.setattr(genas.fronting, name, refused)
 
 
 @pytest.fixture
@@ -147,11 +148,8 @@ def here(monkeypatch):
 
 
 def measured(result):
-    """What is no matter of the clock."""
-    content = json.loads(json.dumps({key: value for key, value in result.items() if key != "seconds"}))
-    for member in content["members"]:
-        del member["latency"]
-    return content
+    """What is no matter of the clock, as a file keeps it."""
+    return json.loads(json.dumps({key: value for key, value in result.items() if key != "seconds"}))
 
 
 def accuracies(run, stage):
@@ -254,6 +252,19 @@ class TestWritten:
         area = max(0.0, (reference["cost"] - 1500) / 1e6 * (0.9 - 0.5) * 100)  # of b, which costs too much, nothing
         assert beside.hypervolume.value == pytest.approx(area)
 
+    def test_another_run_stands_beside(self, done, again, at_rest):
+        own = done.run.folder / "front" / "front.json"
+        (beside,) = front(again(f"front.beside={{mine: {own}}}"))["beside"]
+        best = [member["key"] for member in done.result["members"] if member["on_front"]]
+        assert (beside["name"], [member["name"] for member in beside["members"]]) == ("mine", best)
+        assert {member["series"] for member in beside["members"]} == {"mine"}
+        assert beside["hypervolume"] == done.result["hypervolume"]
+
+    def test_a_set_that_the_file_does_not_have(self, done, again, at_rest):
+        path = done.run.settings.front.beside["published"]
+        with pytest.raises(InputError, match=r"\.publishd: .* has no set 'publishd'; .*Did you mean 'published'"):
+            front(again(f"front.beside={{publishd: {path}}}"))
+
     def test_words(self, done):
         text = fronted(done.result)
         assert text.startswith("front: one search for all preferences (")
@@ -304,22 +315,22 @@ class TestAgain:
         run = again("front.seeds=2", "front.train=2", "front.latency_batches=[]")
         result = front(run)
         full = accuracies(run, STAGE)
-        assert 2 in {member["seeds"] for member in result["members"]}  # others are from the call before
+        kept = read_json(run.folder / "front" / "test.json")["errors"]
+        assert sorted(member["seeds"] for member in result["members"]) == [1, 1, 2, 2]  # two were trained before
         for member in result["members"]:
-            trained = full[member["key"]]
-            assert member["seeds"] == len(trained)
-            assert member["validation_error"] == pytest.approx(1 - sum(trained) / len(trained))
+            values = full[member["key"]]
+            assert len(values) == member["seeds"]
+            assert member["validation_error"] == pytest.approx(1 - sum(values) / len(values))
             if member["on_front"]:
-                kept = read_json(run.folder / "front" / "test.json")["errors"]
                 own = [error for name, error in kept.items() if name.startswith(member["key"] + "-")]
                 assert len(own) == member["seeds"]
-                assert member["test_error"] == pytest.approx(sum(own) / len(own))
+                assert member["test_error"] == pytest.approx(sum(own) / 2)
 
     @pytest.mark.parametrize(
         ("override", "said"),
         [
-            ("generate.recipe.learning_rate=0.2", r"front .*recipe\.learning_rate: 0\.1 -> 0\.2"),
-            ("front.widths=[1]", r"front .*space\.members\.width_0_5: "),
+            ("generate.recipe.learning_rate=0.2", r"front-ranking .*recipe\.learning_rate: 0\.1 -> 0\.2"),
+            ("front.widths=[1]", r"front-ranking .*space\.members\.width_0_5: "),
             ("limits={params: 100}", r"none of the \d+ networks that were found keeps the limits \(params\)"),
             ("front.cheap_epochs=2", r"front\.cheap_epochs: 2 saves nothing; expected less than the recipe's 2"),
             ("front.cheap_epochs=5", r"front\.cheap_epochs: 5 saves nothing"),
@@ -388,10 +399,14 @@ class TestFailures:
         assert (result["failed"], result["ranked"]) == (1, result["candidates"] - 1)
         assert all(member["cheap"] is not None for member in result["members"])
 
-    def test_where_all_failed_there_is_no_front(self, subsets, monkeypatch):
+    @pytest.mark.parametrize(
+        ("overrides", "which"),
+        [([], "training"), (["front.cheap_epochs=1", "generate.recipe.epochs=2"], "short training")],
+    )
+    def test_where_all_failed_there_is_no_front(self, subsets, monkeypatch, overrides, which):
         monkeypatch.setattr(genas.fronting, "train_jobs", lambda *a: {})
-        run = subsets()
-        with pytest.raises(InputError, match="every training failed; genas status subsets tells why"):
+        run = subsets(*overrides)
+        with pytest.raises(InputError, match=f"every {which} failed; genas status subsets tells why"):
             front(run)
         assert read_front(run.folder) is None
 
@@ -413,6 +428,7 @@ class TestMethods:
         assert fronted(result).startswith("front: 2 searches, ")
 
     def test_what_the_predictor_found(self, subsets, at_rest, here, monkeypatch):
+        monkeypatch.setattr(genas.fronting, "write_model", lambda *a: 0.0)
         monkeypatch.setattr(genas.fronting, "measure", lambda *a: (0.5, 1.0))
         run = subsets("front.method=predictor")
         space = run.settings.space
@@ -434,6 +450,7 @@ class TestMethods:
             front(run)
 
     def test_a_union_is_its_own_space(self, subsets, at_rest, here, monkeypatch):
+        monkeypatch.setattr(genas.fronting, "write_model", lambda *a: 0.0)
         monkeypatch.setattr(genas.fronting, "measure", lambda *a: (0.5, 1.0))
         small, large = (f"{{kind: op_subset, layers: [{{channels: {channels}}}]}}" for channels in (4, 8))
         members = f"{{small: {small}, large: {large}}}"
