@@ -90,7 +90,11 @@ class Beside(Content):
 
 
 class FrontFile(Content):
-    """``front.json``: of ``distinct`` networks ``candidates`` were ranked, and of those some trained."""
+    """``front.json``: of ``distinct`` networks ``candidates`` were ranked, and of those some trained.
+
+    Attributes:
+        seconds: of the searches and of all trainings, by their own clocks: trainings run side by side.
+    """
 
     method: Literal["preferences", "costs", "norms", "predictor"]
     cost: Literal["params", "macs"]

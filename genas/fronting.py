@@ -6,8 +6,8 @@ small are the challengers of small cells. All of them are one space, a union, so
 
 from __future__ import annotations
 
+import math
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,17 @@ from genas.config import Run
 from genas.machine import processor
 from genas.relaxing import Candidate, Counts, Found, find, search_device, shared_space
 from genas.retraining import is_whole, write_model
-from genas.stages import ShowProgress, begin, claim, label_settings, resolve, single_thread, train_jobs
+from genas.stages import (
+    ShowProgress,
+    begin,
+    claim,
+    compare,
+    label_settings,
+    resolve,
+    saved_settings,
+    single_thread,
+    train_jobs,
+)
 from genas.timing import measured_latency
 from supernet import COST_NAMES, Architecture, InputError, SearchSpace, UnionSpace, graph_costs
 from supernet.files import bytes_digest, read_json, write_json
@@ -79,7 +89,6 @@ def front(
             trained before, or trainings that all failed. Others as :func:`genas.generate`.
     """
     refuse_if_driven(run.folder)
-    started = time.perf_counter()
     settings = run.settings.front
     if settings.method != "predictor":  # at once: preparing images and searching may take long
         shared_space(run.settings.space, settings)
@@ -95,6 +104,10 @@ def front(
     with run_lock(run.folder):
         store = open_store(run.store)
         try:
+            saved = saved_settings(store, "generate")
+            if predicted is not None and saved is not None:  # images that chose must not come back as test images
+                kept = {key: saved[key] for key in ("data", "space")}
+                compare(run, "generate", kept, {key: label_settings(run.settings)[key] for key in kept})
             claim(store, run, info, STAGE, _front_settings(run, union, recipe))
             if epochs is not None:
                 claim(store, run, info, RANKING, _front_settings(run, union, shortened(recipe, epochs)))
@@ -104,16 +117,19 @@ def front(
             cheap, failed = _rank(run, info, store, union, points, recipe, progress(RANKING))
             chosen = _still_open(points, cheap, settings.margin, settings.train)
             trained, failures = _train(run, info, store, union, chosen, recipe, progress(STAGE))
+            seconds = found.seconds + math.fsum(
+                label.seconds for stage in FRONT_STAGES for label in store.labels(stage)
+            )
             store.seal()
         finally:
             store.close()
         # Also what another call trained: networks of these spaces, trained alike.
         points += _earlier(union, trained, points, settings.cost)
         rows = np.array([point.architecture.choices for point in points], np.int8)
-        kept = {
+        keys = {
             point.architecture.key for point, keeps in zip(points, within(union, rows, limits), strict=True) if keeps
         }
-        members = _members(run, info, union, points, cheap, {key: trained[key] for key in trained if key in kept})
+        members = _members(run, info, union, points, cheap, {key: trained[key] for key in trained if key in keys})
         if not members:
             raise InputError("front: no trained network keeps the limits; raise them")
         content = {
@@ -126,7 +142,7 @@ def front(
             "failed": failed + failures,
             **_summary(run, info, members, found, beside),
             "cheap_tau": _tau(members, run.settings.seed),
-            "seconds": time.perf_counter() - started,
+            "seconds": seconds,
         }
         write_json(run.folder / "front" / "front.json", content)
     return content
