@@ -56,8 +56,8 @@ def _warnings(result: dict[str, Any]) -> list[str]:
     search, lines = result["search"], []
     if search["collapsed"]:
         lines.append(
-            "  collapsed: most of what accuracy alone chose are operations without weights (skips, pools); raise "
-            "front.search.warmup or beta_decay, or search with scalarisation budget"
+            "  collapsed: most of what the search chose are operations without weights (skips, pools); raise "
+            "front.search.warmup or beta_decay, or choose scalarisation budget where it is not"
         )
     if search["diverged"]:
         lines.append(f"  {_count(search['diverged'], 'search', 'searches')} diverged and gave nothing")
