@@ -600,7 +600,7 @@ class TestWords:
         plain = {**done.result, "search": search}
         for word in ("collapsed", "diverged", "failed"):
             assert word not in fronted(plain)
-        assert "collapsed: most of what accuracy" in fronted({**plain, "search": {**search, "collapsed": True}})
+        assert "collapsed: most of what the search" in fronted({**plain, "search": {**search, "collapsed": True}})
         assert "  1 search diverged and gave" in fronted({**plain, "search": {**search, "diverged": 1}})
         assert "  2 searches diverged and gave" in fronted({**plain, "search": {**search, "diverged": 2}})
         assert "  1 training failed; genas status says why" in fronted({**plain, "failed": 1})
