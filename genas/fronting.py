@@ -242,7 +242,8 @@ def _earlier(
     """Trained networks that are not among the points."""
     known = {point.architecture.key for point in points}
     others = [results[0] for key, results in trained.items() if key not in known]
-    return [_Point(result.job.architecture, None, int(result.costs[cost])) for result in others]
+    architectures = [result.job.architecture for result in others]
+    return [_Point(one, None, int(getattr(graph_costs(union.graph(one)), cost))) for one in architectures]
 
 
 def _front_settings(run: Run, union: SearchSpace, recipe: Recipe) -> dict[str, Any]:
@@ -380,7 +381,8 @@ def _members(
                 "cheap": cheap.get(key),
                 "on_front": key in on_front,
                 "seeds": len(results),
-                "costs": {name: int(results[0].costs[name]) for name in COST_NAMES},
+                # Not the store's: a key may once have been another network of other widths, of which none was trained.
+                "costs": dict(zip(COST_NAMES, graph_costs(union.graph(architecture)), strict=True)),
             }
         )
     return entries

@@ -139,7 +139,7 @@ def search_differentiably(
         cost: one of ``COST_NAMES``.
         training: on the device to be used, split in two halves by classes.
         augmentation: its crop, flip and cutout are used.
-        key: with the seed decides halves, order, augmentation and first weights.
+        key: with the seed decides halves, order, augmentation and draws; first weights are the seed's.
         progress: called with (steps done, steps in all).
 
     Raises:
@@ -168,9 +168,14 @@ def search_differentiably(
     steps = min(len(half) for half in halves) // size
     at = _Position()
     saved = None if checkpoints is None else checkpoints.newest()
-    if saved is not None:
-        state.load(saved.tensors)
-        at = _Position(**saved.content)
+    if checkpoints is not None and saved is not None:
+        try:
+            state.load(saved.tensors)
+            at = _Position(**saved.content)
+        except (RuntimeError, KeyError, TypeError, ValueError):
+            # Whole, of this search, and yet it does not fit: the network may be half loaded, so no way on from here.
+            checkpoints.clear()
+            raise
     before = at.seconds
     expected = ExpectedCost(target, cost, device)
     learnt = [parameter for parameter in shared.parameters() if parameter.requires_grad]
