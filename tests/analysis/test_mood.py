@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from analysis.mood import MemoryPoint, memory_error, mood_graph, mood_members, mood_table, read_mood
-from evolution.pareto import front, hypervolume
 from supernet import InputError, graph_costs
+from supernet.pareto import front, hypervolume
 from tests.analysis.moods import GENOTYPES, MEMORY, costs, hundred, searched, study, trained, write
 from tests.data import TABLES
 
