@@ -79,7 +79,9 @@ def test_the_words_claim_what_was_measured(run):
     assert "Volume less that of published: +" in text
     assert "better than images alone explain" in text
     text = said(search)
-    assert "did not collapse into skips. In the last epoch skips weigh most on 75 % of the edges" in text
+    assert (
+        "did not collapse into operations without weights. In the last epoch skips stand on 75 % of the edges" in text
+    )
     assert text.count("no better than chance") == 1
 
 
