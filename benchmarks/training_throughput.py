@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_gen.driver import KEPT_MEMORY
+from data_gen.processes import KEPT_MEMORY
 from supernet import ArchGraph, OpSubset, architectures
 from supernet.network import build_network
 from supernet.operations import operation

@@ -2,7 +2,8 @@
 
 Every result is committed before the next job is handed out. A worker that dies, hangs or reports a
 failure costs one attempt of one job; the process is replaced and the run goes on. Ctrl-C or SIGTERM
-has the workers leave a checkpoint and go, a second one ends them at once.
+has the workers leave a checkpoint and go, a second one ends them at once. Where the workers are is the
+runner's business: processes of this machine, or of a cluster.
 """
 
 from __future__ import annotations
@@ -10,36 +11,23 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import selectors
 import signal
 import sqlite3
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Annotated, Literal
 
-from pydantic import Field
-
-from data_gen.memory import processes_that_fit
+from data_gen.local import LocalRunner
+from data_gen.runner import Ended, Line, Place, Placed, Runner
 from data_gen.store import Job, Store, is_final
-from supernet import SearchSpace, Settings
+from data_gen.task import Task, WorkerSettings
 from supernet.files import sweep
 from supernet.graph import named_graph_to_json
 from supernet.settings import UnavailableError
-from training import DataInfo, Recipe
-from training.devices import gpu_names
-from training.native import build
-from training.robustness import RobustnessSettings
 
 _TAIL = 4
 """How many jobs of each worker are handed out longest first, at the end of the queue."""
@@ -47,106 +35,52 @@ _TAIL = 4
 _STOP_SECONDS = 8.0
 """How long a worker may take to leave its checkpoint: a driver that is asked to stop is gone within 10 s."""
 
+_LOSSES = 5
+"""How often a job may lose the machine that it is on at no cost; after that it may be what brings machines down."""
+
 _NO_RESULT = (
     sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError,
     KeyError, ValueError, TypeError, OverflowError, RecursionError,
 )  # fmt: skip
 """How the store and Python refuse what a worker calls a result."""
 
-KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
-"""Has glibc keep what is freed: to fetch each tensor anew from the kernel, page by page, is a tenth of a training."""
-
 _FAILURES = ("oom", "diverged", "timeout", "crash", "killed")
 _LOGGER = logging.getLogger("genas.driver")
 
 
-class WorkerSettings(Settings):
-    """How many trainings run side by side, and when one counts as hung.
-
-    Attributes:
-        device: ``auto`` takes every GPU, and the CPU where there is none.
-        per_gpu: worker processes on one GPU; ``auto`` is as many as fit its memory with the largest network
-            that is planned, at most four.
-        cpu_workers: worker processes on the CPU, one thread each; None is one for each core.
-        stall_seconds: a worker that makes no step for so long is killed, its job failed as ``timeout``.
-        retries: how often a job is tried again after ``crash`` or ``killed``; after ``oom`` it is tried once more
-            with each batch in twice as many pieces; other failures are final.
-        checkpoint_seconds: how often a training that takes longer leaves a checkpoint to go on from.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    per_gpu: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
-    cpu_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    stall_seconds: Annotated[float, Field(gt=0)] = 600.0
-    retries: Annotated[int, Field(ge=0, le=10)] = 2
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all jobs of a stage share.
-
-    Attributes:
-        space: the search space.
-        data: the prepared images.
-        measure: the split that gives the label; ``test`` also adds the validation images to training.
-        weights: folder for the trained weights, as KEY-SEED.safetensors; None keeps none.
-        checkpoints: folder for checkpoints inside a training; None keeps none.
-        robustness: what corrupted images each trained network is measured on as well; None: on none.
-        command: the program that is a worker; tests put a fake one here.
-    """
-
-    space: SearchSpace
-    data: DataInfo
-    recipe: Recipe
-    measure: Literal["validation", "test"] = "validation"
-    weights: Path | None = None
-    checkpoints: Path | None = None
-    robustness: RobustnessSettings | None = None
-    command: tuple[str, ...] = (sys.executable, "-P", "-m", "data_gen.worker")
-
-
 @dataclass(frozen=True)
 class Progress:
-    """What a progress display needs: finished trainings of all, and what each worker is at (0..1)."""
+    """What a progress display needs: finished trainings of all, and what each worker is at (0..1).
+
+    Attributes:
+        asked: workers that were asked for and are not there yet.
+    """
 
     done: int
     failed: int
     total: int
     running: tuple[float, ...]
     best: float | None
-
-
-def device_names(settings: WorkerSettings, fitting: Callable[[int], int] = lambda gpus: 1) -> list[str]:
-    """One device name for each worker process. Raises UnavailableError for a GPU that is not there.
-
-    Args:
-        fitting: of the number of GPUs, how many processes fit on each; asked where ``per_gpu`` is ``auto``.
-    """
-    gpus = len(gpu_names()) if settings.device != "cpu" else 0
-    if gpus:
-        each = fitting(gpus) if settings.per_gpu == "auto" else settings.per_gpu
-        return [f"cuda:{index}" for _ in range(each) for index in range(gpus)]  # few jobs spread over all
-    if settings.device == "cuda":
-        raise UnavailableError("workers.device is 'cuda', but torch sees no GPU; use 'auto' or 'cpu'")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ["cpu"] * (settings.cpu_workers or cores)
+    asked: int = 0
 
 
 @dataclass
 class _Worker:
-    """One process and what it is doing."""
+    """A worker and what it is doing."""
 
-    device: str
-    process: subprocess.Popen[bytes]
-    errors: int  # file descriptor of its standard error
-    buffer: bytes = b""
+    number: int
+    place: Place | None = None
     ready: bool = False
     job: Job | None = None
     attempt: int = 0
     batches: int = 0
     share: float = 0.0
     heard: float = field(default_factory=time.monotonic)
+
+    @property
+    def node(self) -> str:
+        """The name of its machine; empty where that is not known yet."""
+        return "" if self.place is None else self.place.node
 
 
 def run_jobs(
@@ -162,7 +96,7 @@ def run_jobs(
     before; a second one is passed on at once.
 
     Raises:
-        UnavailableError: no worker can start, or the store cannot be written.
+        UnavailableError: no worker can start, the cluster is lost, or the store cannot be written.
         KeyboardInterrupt: passed on after the workers are stopped; what was committed stays.
     """
     jobs = list(dict.fromkeys(jobs))  # isomorphic networks share a job
@@ -171,46 +105,53 @@ def run_jobs(
     failed = {failure.job.id for stage in stages for failure in store.failures(stage, settings.retries)}
     waiting = [job for job in jobs if job.id not in results and job.id not in failed]
     accuracies = [results[job.id] for job in jobs if job.id in results]
-    pool = _Pool(store, deque(), task, settings)
-    pool.done, pool.failed = len(accuracies), sum(job.id in failed for job in jobs)
-    pool.best = max(accuracies, default=None)
-    pool.clear_checkpoints([job for job in jobs if job.id in results])  # a driver may have died after a commit
+    state = Progress(
+        len(accuracies), sum(job.id in failed for job in jobs), len(jobs), (), max(accuracies, default=None)
+    )
+    _clear_checkpoints(task, [job for job in jobs if job.id in results])  # a driver may have died after a commit
     with Signals() as signals:
-        try:
-            # Of all jobs and all workers, not of those that are left: how a batch is passed must not depend on it.
-            devices = device_names(settings, partial(processes_that_fit, task, jobs))
-            pool.processes = Counter(devices)
-            devices = devices[: len(waiting)]
-            pool.waiting.extend(longest_last(waiting, len(devices), store.sizes()))
-            if "cpu" in devices:
-                build()  # once, and not by all workers at the same time
-            for device in devices:
-                pool.start_worker(device)
-            while pool.workers:
-                if progress is not None:
-                    shares = tuple(worker.share for worker in pool.workers if worker.job is not None)
-                    progress(Progress(pool.done, pool.failed, len(jobs), shares, pool.best))
-                if signals.number is not None:
-                    pool.ask_to_stop()
-                pool.step()
-            if progress is not None:
-                progress(Progress(pool.done, pool.failed, len(jobs), (), pool.best))
-        finally:
-            pool.stop()
+        if waiting:
+            pool = _Pool(store, waiting, task, settings, _runner(task, jobs, settings), state)
+            try:
+                pool.grow()
+                while pool.workers or pool.waiting:
+                    if progress is not None:
+                        progress(pool.progress())
+                    if signals.number is not None:
+                        pool.ask_to_stop()
+                        if not pool.workers:
+                            break
+                    pool.step()
+                state = pool.progress()
+            finally:
+                pool.stop()
+        if progress is not None:
+            progress(state)
 
 
-def longest_last(jobs: Sequence[Job], workers: int, sizes: Mapping[str, float]) -> list[Job]:
-    """The jobs in their order, but for the last few of each worker: of these the longest comes first.
+def _runner(task: Task, jobs: Sequence[Job], settings: WorkerSettings) -> Runner:
+    if settings.runner == "local":
+        return LocalRunner(task, jobs, settings)
+    from data_gen.cluster import RayRunner
+
+    return RayRunner(task, jobs, settings)
+
+
+def next_job(waiting: deque[Job], workers: int, sizes: Mapping[str, float]) -> Job:
+    """Take the first of the jobs that wait, but among the last few of each worker the longest.
 
     All workers then end at nearly the same time (Graham 1969). Sorting everything would gain nothing more, and whoever
     stops early would be left with labels of large networks alone.
 
     Args:
+        workers: how many there are; on a cluster the number changes.
         sizes: of each architecture, by key: a rough measure of the time that its training takes.
     """
-    tail = _TAIL * workers
-    head, rest = jobs[: max(0, len(jobs) - tail)], jobs[max(0, len(jobs) - tail) :]
-    return [*head, *sorted(rest, key=lambda job: -sizes.get(job.architecture.key, 0.0))]
+    if len(waiting) > _TAIL * workers:
+        return waiting.popleft()
+    longest = max(waiting, key=lambda job: sizes.get(job.architecture.key, 0.0))
+    waiting.remove(longest)
+    return longest
 
 
 class Signals:
@@ -248,85 +189,69 @@ class Signals:
 
 
 class _Pool:
-    """The worker processes and the jobs that wait for them."""
+    """The workers and the jobs that wait for them."""
 
-    def __init__(self, store: Store, waiting: deque[Job], task: Task, settings: WorkerSettings) -> None:
-        self.store, self.waiting, self.task, self.settings = store, waiting, task, settings
-        self.workers: list[_Worker] = []
-        self.selector = selectors.DefaultSelector()
-        self.done = self.failed = 0
-        self.best: float | None = None
-        self.unborn = 0  # workers in a row that died before they were ready
-        self.processes: Counter[str] = Counter()  # on each device
+    def __init__(
+        self,
+        store: Store,
+        waiting: Sequence[Job],
+        task: Task,
+        settings: WorkerSettings,
+        runner: Runner,
+        state: Progress,
+    ) -> None:
+        self.store, self.task, self.settings, self.runner = store, task, settings, runner
+        self.waiting, self.sizes = deque(waiting), store.sizes()
+        self.workers: dict[int, _Worker] = {}
+        self.done, self.failed, self.total, self.best = state.done, state.failed, state.total, state.best
+        self.unborn: Counter[str] = Counter()  # workers in a row that died before they were ready, by machine
+        self.losses: Counter[int] = Counter()  # machines that each job has lost
         self.deadline = math.inf  # of a stop that was asked for
+        self._messages: list[tuple[int, dict[str, object]]] = []  # to be sent once all that was heard is committed
+        self._finished: list[Job] = []  # whose checkpoints go then
 
-    def start_worker(self, device: str) -> None:
-        try:
-            errors, error_path = tempfile.mkstemp(prefix="genas-worker-")
-            Path(error_path).unlink()
-        except OSError as error:
-            raise UnavailableError(f"{tempfile.gettempdir()}: cannot write ({error.strerror})") from error
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        if device == "cpu":  # one thread a process: the BLAS libraries read these before torch does
-            environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **KEPT_MEMORY}
-        try:
-            process = subprocess.Popen(
-                self.task.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches the driver alone, which then stops the workers
-            )
-        except OSError as error:  # no more processes or files, or no such program
-            os.close(errors)
-            raise UnavailableError(f"a worker process cannot be started ({error})") from error
-        worker = _Worker(device, process, errors)
-        self.workers.append(worker)
-        robustness = self.task.robustness
-        assert process.stdout is not None
-        self.selector.register(process.stdout, selectors.EVENT_READ, worker)
-        self._send(
-            worker,
-            {
-                "device": device,
-                "threads": 1,
-                "data": str(self.task.data.folder),
-                "memory_megabytes": self.task.data.memory_megabytes,
-                "space": self.task.space.model_dump(mode="json"),
-                "measure": self.task.measure,
-                "processes": self.processes[device],
-                "robustness": None if robustness is None else robustness.model_dump(mode="json"),
-            },
-        )
+    def progress(self) -> Progress:
+        """Where the work stands: what is told was committed."""
+        shares = tuple(worker.share for worker in self.workers.values() if worker.job is not None)
+        asked = sum(worker.place is None for worker in self.workers.values())
+        return Progress(self.done, self.failed, self.total, shares, self.best, asked)
+
+    def grow(self) -> None:
+        """Ask for as many workers as there are jobs that wait for one, and as the machines hold."""
+        if self.deadline < math.inf:
+            return
+        idle = sum(worker.job is None for worker in self.workers.values())
+        for _ in range(min(len(self.waiting) - idle, self.runner.capacity() - len(self.workers))):
+            worker = _Worker(self.runner.start())
+            self.workers[worker.number] = worker
 
     def step(self) -> None:
-        """Wait for answers, at most a moment, and look for workers that make no progress."""
-        for event, _ in self.selector.select(timeout=0.25):
-            worker: _Worker = event.data
-            assert worker.process.stdout is not None
-            chunk = os.read(worker.process.stdout.fileno(), 1 << 16)
-            worker.buffer += chunk
-            *lines, worker.buffer = worker.buffer.split(b"\n")
-            for line in lines:
-                try:
-                    answer = json.loads(line)
-                except (ValueError, RecursionError):
-                    answer = None
-                if worker not in self.workers:
-                    break  # an earlier line was its last
-                if not isinstance(answer, dict):
-                    self._lose(worker, "crash", f"the worker wrote what is no answer: {line[:200]!r}")
-                    break
-                self._hear(worker, answer)
-            if not chunk:
-                self._lose(worker, "killed", "")
-        now = time.monotonic()
-        for worker in list(self.workers):
-            if now > self.deadline:
-                self._lose(worker, "interrupted", "")
-            elif now - worker.heard > self.settings.stall_seconds:
-                self._lose(worker, "timeout", f"no step for {self.settings.stall_seconds:g} s")
+        """Hear what the workers say, at most a moment; commit it all at once; only then hand out the next jobs."""
+        heard = self.runner.hear(0.25)
+        with self.store.together():
+            for event in heard:
+                worker = self.workers.get(event.worker)
+                if worker is None:  # an earlier line was its last
+                    continue
+                if isinstance(event, Placed):
+                    worker.place, worker.heard = event.place, time.monotonic()
+                elif isinstance(event, Line):
+                    self._read(worker, event.text)
+                else:
+                    self._has_ended(worker, event)
+            now = time.monotonic()
+            for worker in list(self.workers.values()):
+                if now > self.deadline:
+                    self._lose(worker, "interrupted", "")
+                elif worker.place is not None and now - worker.heard > self.settings.stall_seconds:
+                    self._lose(worker, "timeout", f"no step for {self.settings.stall_seconds:g} s")
+        for number, message in self._messages:
+            if number in self.workers:
+                self.runner.send(number, message)
+        self._messages.clear()
+        _clear_checkpoints(self.task, self._finished)
+        self._finished.clear()
+        self.grow()
 
     def ask_to_stop(self) -> None:
         """Have every worker leave a checkpoint and go; those that do not within some seconds are killed."""
@@ -334,18 +259,17 @@ class _Pool:
             return
         self.deadline = time.monotonic() + _STOP_SECONDS
         _LOGGER.warning("stopping: running trainings leave a checkpoint; once more stops at once")
-        for worker in list(self.workers):
+        for worker in list(self.workers.values()):
             if worker.job is None:
                 self._remove(worker)
             else:
-                self._send(worker, {"stop": True})
+                self.runner.send(worker.number, {"stop": True})
 
     def stop(self) -> None:
         """Kill what still runs; its attempts are marked as interrupted and do not count."""
-        left = list(self.workers)
-        for worker in left:
-            self._remove(worker)
-        self.selector.close()
+        left = list(self.workers.values())
+        self.workers.clear()
+        self.runner.close()
         if self.task.checkpoints is not None:
             sweep(self.task.checkpoints)  # workers may have been killed in the middle of a file
         for worker in left:
@@ -353,18 +277,21 @@ class _Pool:
                 with suppress(UnavailableError):  # a full disk, told already: the next driver closes the attempt
                     self.store.fail(worker.attempt, "interrupted", "")
 
-    def clear_checkpoints(self, jobs: Sequence[Job]) -> None:
-        """Remove what finished jobs could have gone on from."""
-        names = {_checkpoint_name(job) for job in jobs}
-        for path in self.task.checkpoints.glob("*") if self.task.checkpoints is not None else ():
-            if path.name.rsplit(".", 2)[0] in names:  # NAME.STEP.json and NAME.STEP.safetensors
-                path.unlink(missing_ok=True)
+    def _read(self, worker: _Worker, line: bytes) -> None:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if isinstance(answer, dict):
+            self._hear(worker, answer)
+        else:
+            self._lose(worker, "crash", f"the worker wrote what is no answer: {line[:200]!r}")
 
     def _hear(self, worker: _Worker, answer: dict[str, object]) -> None:
         if "ready" in answer and not worker.ready:
             worker.heard = time.monotonic()
             worker.ready = True
-            self.unborn = 0
+            self.unborn.pop(worker.node, None)
             self._next_job(worker)
             return
         if "warning" in answer:
@@ -390,15 +317,17 @@ class _Pool:
             except _NO_RESULT as error:
                 self._lose(worker, "crash", f"the worker gave a result that is none ({type(error).__name__}: {error})")
                 return
-            self.clear_checkpoints([job])
+            self._finished.append(job)
             self.done += 1
             self.best = accuracy if self.best is None else max(self.best, accuracy)
             worker.job = None
             self._next_job(worker)
         elif "stopped" in answer and self.deadline < math.inf:  # unasked, it would be tried again without end
             self._lose(worker, "interrupted", "")
-        elif answer.get("failure") == "unavailable":  # the machine's fault: stop cleanly, the same line continues
-            raise UnavailableError(str(answer.get("message", "the worker says that the machine lacks something")))
+        elif answer.get("failure") == "unavailable":  # the machine's fault, which costs the job nothing
+            words = str(answer.get("message", "the worker says that the machine lacks something"))
+            self._lose(worker, "interrupted", words)
+            self.runner.give_up(worker.node, words)
         elif answer.get("failure") in _FAILURES:
             self._lose(worker, str(answer["failure"]), str(answer.get("message", "")))
         else:
@@ -414,81 +343,75 @@ class _Pool:
         if not self.waiting or self.deadline < math.inf:
             self._remove(worker)
             return
-        job = self.waiting.popleft()
+        job = next_job(self.waiting, len(self.workers), self.sizes)
         pieces = 2 if "oom" in self.store.tries(job) else 1
-        worker.attempt = self.store.start(job, worker.process.pid)
+        worker.attempt = self.store.start(job, 0 if worker.place is None else worker.place.pid)
         worker.job, worker.share, worker.batches, worker.heard = job, 0.0, 0, time.monotonic()
         weights, checkpoints = self.task.weights, self.task.checkpoints
-        self._send(
-            worker,
-            {
-                "job": job.id,
-                "key": job.architecture.key,
-                "choices": list(job.architecture.choices),
-                # Not the space: a worker need not know one that is written in Python.
-                "graph": named_graph_to_json(self.task.space.graph(job.architecture)),
-                "seed": job.seed,
-                "recipe": self.task.recipe.model_dump(mode="json"),
-                "pieces": pieces,
-                "weights": None if weights is None else str(weights / f"{job.architecture.key}-{job.seed}.safetensors"),
-                "checkpoints": None if checkpoints is None else [str(checkpoints), _checkpoint_name(job)],
-                "checkpoint_seconds": self.settings.checkpoint_seconds,
-            },
-        )
+        message: dict[str, object] = {
+            "job": job.id,
+            "key": job.architecture.key,
+            "choices": list(job.architecture.choices),
+            # Not the space: a worker need not know one that is written in Python.
+            "graph": named_graph_to_json(self.task.space.graph(job.architecture)),
+            "seed": job.seed,
+            "recipe": self.task.recipe.model_dump(mode="json"),
+            "pieces": pieces,
+            "weights": None if weights is None else str(weights / f"{job.architecture.key}-{job.seed}.safetensors"),
+            "checkpoints": None if checkpoints is None else [str(checkpoints), _checkpoint_name(job)],
+            "checkpoint_seconds": self.settings.checkpoint_seconds,
+        }
+        self._messages.append((worker.number, message))
+
+    def _has_ended(self, worker: _Worker, event: Ended) -> None:
+        """A worker is gone that was not told to go."""
+        del self.workers[worker.number]
+        if worker.job is not None:
+            outcome = "killed"
+            if event.lost:
+                self.losses[worker.job.id] += 1
+                outcome = "interrupted" if self.losses[worker.job.id] <= _LOSSES else "killed"
+            self._failed(worker, outcome, f"the worker ended with {event.words}")
+        elif not event.lost:
+            self._died_unborn(worker, event.words.partition("; ")[2])
+
+    def _died_unborn(self, worker: _Worker, words: str) -> None:
+        self.unborn[worker.node] += 1
+        if self.unborn[worker.node] > self.settings.retries:
+            words = f"worker processes die before their first job: {words or 'no message'}"
+            self.runner.give_up(worker.node, words)
 
     def _lose(self, worker: _Worker, outcome: str, message: str) -> None:
-        """Take note of a failure, put the job back where another try is allowed, and replace the process."""
-        if worker not in self.workers:
-            return
-        tail = self._error_tail(worker)
+        """End a worker and take note of why."""
         self._remove(worker)
+        self._failed(worker, outcome, message)
+        if worker.job is None and self.deadline == math.inf:  # it hung, or spoke out of turn
+            self._died_unborn(worker, message)
+
+    def _failed(self, worker: _Worker, outcome: str, message: str) -> None:
+        """Take note of how a job has ended, and put it back where another try is allowed."""
         job = worker.job
-        stopping = self.deadline < math.inf
-        if job is not None:
-            if outcome == "killed":
-                code = worker.process.returncode
-                message = f"the worker ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}; {tail}"
-            self.store.fail(worker.attempt, outcome, message)
-            # Tries are counted in the store, so those of an earlier driver count too.
-            if outcome != "interrupted" and is_final(self.store.tries(job), self.settings.retries):
-                self.failed += 1
-                self.clear_checkpoints([job])
-            else:
-                self.waiting.appendleft(job)
-        elif not worker.ready and not stopping:
-            self.unborn += 1
-            if self.unborn > self.settings.retries:
-                raise UnavailableError(f"worker processes die before their first job: {tail or 'no message'}")
-            self.start_worker(worker.device)
+        if job is None:
             return
-        if self.waiting and not stopping:
-            self.start_worker(worker.device)
+        self.store.fail(worker.attempt, outcome, message)
+        # Tries are counted in the store, so those of an earlier driver count too.
+        if outcome != "interrupted" and is_final(self.store.tries(job), self.settings.retries):
+            self.failed += 1
+            self._finished.append(job)
+        else:
+            self.waiting.appendleft(job)
 
     def _remove(self, worker: _Worker) -> None:
-        # The whole group, and before it is waited for: until then its number cannot belong to another.
-        with suppress(ProcessLookupError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
-        worker.process.wait()
-        assert worker.process.stdout is not None
-        assert worker.process.stdin is not None
-        self.selector.unregister(worker.process.stdout)
-        worker.process.stdout.close()
-        with suppress(BrokenPipeError):
-            worker.process.stdin.close()
-        os.close(worker.errors)
-        self.workers.remove(worker)
+        del self.workers[worker.number]
+        self.runner.end(worker.number)
 
-    def _send(self, worker: _Worker, message: dict[str, object]) -> None:
-        assert worker.process.stdin is not None
-        with suppress(BrokenPipeError):  # it is dead; its closed output tells so in the next step
-            worker.process.stdin.write(json.dumps(message).encode() + b"\n")
-            worker.process.stdin.flush()
 
-    def _error_tail(self, worker: _Worker) -> str:
-        """The last words on its standard error."""
-        size = os.fstat(worker.errors).st_size
-        text = os.pread(worker.errors, 2000, max(0, size - 2000)).decode(errors="replace")
-        return text.strip()
+def _clear_checkpoints(task: Task, jobs: Sequence[Job]) -> None:
+    """Remove what finished jobs could have gone on from."""
+    names = {_checkpoint_name(job) for job in jobs}
+    for path in task.checkpoints.glob("*") if names and task.checkpoints is not None else ():
+        if path.name.rsplit(".", 2)[0] in names:  # NAME.STEP.json and NAME.STEP.safetensors
+            path.unlink(missing_ok=True)
 
 
 def _checkpoint_name(job: Job) -> str:

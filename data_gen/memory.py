@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from data_gen.store import Job
 from supernet import ArchGraph, graph_costs
 from training import Recipe
-from training.devices import total_memory
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from data_gen.driver import Task
+    from data_gen.task import Task
     from training.memory import MemoryLine
 
 _LOGGER = logging.getLogger("genas.memory")
@@ -60,8 +59,8 @@ def networks_on_a_gpu(total: int, line: MemoryLine, batch: int, data: int) -> in
     return max(fitting, default=1)
 
 
-def processes_that_fit(task: Task, jobs: Sequence[Job], gpus: int) -> int:
-    """How many trainings fit on each of some GPUs, by the network with the most activations among the jobs."""
+def processes_that_fit(task: Task, jobs: Sequence[Job], total: int) -> int:
+    """How many trainings fit on a GPU of so many bytes, by the network with the most activations among the jobs."""
     if not jobs:
         return 1
     from supernet.network import build_network
@@ -79,8 +78,7 @@ def processes_that_fit(task: Task, jobs: Sequence[Job], gpus: int) -> int:
     except RuntimeError as error:  # an operation of the user's own without a fake version
         _LOGGER.warning("memory cannot be estimated (%s): one training a GPU", str(error).split("\n")[0])
         return 1
-    totals = [total_memory(f"cuda:{index}") or 0 for index in range(gpus)]
-    return networks_on_a_gpu(min(totals), line, batch, data)
+    return networks_on_a_gpu(total, line, batch, data)
 
 
 def pieces_needed(graph: ArchGraph, network: nn.Module, recipe: Recipe, batch: int, budget: float) -> int:

@@ -150,6 +150,7 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(CACHE)
         self._connection = connection
+        self._grouped = False
         self.path = path
 
     def close(self) -> None:
@@ -172,16 +173,70 @@ class Store:
                     _LOGGER.warning("%s: damaged (%s); the next generate mends it", self.path, "; ".join(wrong)[:200])
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is written inside is forced to the disk at the end, at once: many results cost what one does.
+
+        What of it is refused leaves the rest as it is; the rest is kept too where an error ends the block.
+
+        Raises:
+            UnavailableError: the disk is full or cannot be written; nothing of the block may be there.
+        """
+        self._grouped = True
+        try:
+            yield
+        finally:
+            self._grouped = False
+            self._force()
+
+    def _force(self) -> None:
+        """Commit what is written, if anything is."""
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise self._not_written(error) from error
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        if self._grouped:
+            with self._part() as connection:
+                yield connection
+            return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
             self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:  # disk full, read-only, I/O error
-            raise UnavailableError(f"{self.path}: cannot write ({error}); committed results are safe") from error
+            raise self._not_written(error) from error
         finally:
             if self._connection.in_transaction:  # it was not committed, whatever came between
                 self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _part(self) -> Iterator[sqlite3.Connection]:
+        """One of several writes that are committed together: it alone is taken back where it fails."""
+        connection = self._connection
+        try:
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+            connection.execute("SAVEPOINT part")
+            try:
+                yield connection
+            except BaseException:
+                if connection.in_transaction:  # a full disk has taken all of it back already
+                    connection.execute("ROLLBACK TO part")
+                raise
+            finally:
+                if connection.in_transaction:
+                    connection.execute("RELEASE part")
+        except sqlite3.OperationalError as error:
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: sqlite3.OperationalError) -> UnavailableError:
+        return UnavailableError(f"{self.path}: cannot write ({error}); committed results are safe")
 
     def add_jobs(
         self,

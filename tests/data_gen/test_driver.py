@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import socket
+from collections import deque
 from contextlib import closing
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_gen import WorkerSettings, device_names, read_store, run_lock
-from data_gen.driver import longest_last
+from data_gen.driver import next_job
 from data_gen.store import Job
 from supernet import Architecture, InputError
 from supernet.settings import UnavailableError
@@ -259,14 +260,15 @@ def test_no_more_workers_than_jobs(make_run):
 def test_devices(monkeypatch):
     assert device_names(WorkerSettings(device="cpu", cpu_workers=3)) == ["cpu"] * 3
     assert device_names(WorkerSettings(device="cpu")) == ["cpu"] * len(os.sched_getaffinity(0))
-    monkeypatch.setattr("data_gen.driver.gpu_names", list)
+    monkeypatch.setattr("data_gen.local.gpu_names", list)
     assert device_names(WorkerSettings(cpu_workers=1)) == ["cpu"]
     with pytest.raises(UnavailableError, match="'cuda', but torch sees no GPU"):
         device_names(WorkerSettings(device="cuda"))
-    monkeypatch.setattr("data_gen.driver.gpu_names", lambda: ["one", "other"])
+    monkeypatch.setattr("data_gen.local.gpu_names", lambda: ["one", "other"])
+    monkeypatch.setattr("data_gen.local.total_memory", {"cuda:0": 80, "cuda:1": 24}.get)
     assert device_names(WorkerSettings(per_gpu=2)) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
-    assert device_names(WorkerSettings(), lambda gpus: 3) == ["cuda:0", "cuda:1"] * 3
-    assert device_names(WorkerSettings(per_gpu=1), lambda gpus: 3) == ["cuda:0", "cuda:1"]
+    assert device_names(WorkerSettings(), lambda total: {24: 3}[total]) == ["cuda:0", "cuda:1"] * 3
+    assert device_names(WorkerSettings(per_gpu=1), lambda total: 3) == ["cuda:0", "cuda:1"]
     assert device_names(WorkerSettings(device="cpu", cpu_workers=1)) == ["cpu"]
 
 
@@ -274,9 +276,11 @@ def test_devices(monkeypatch):
 def test_only_the_last_jobs_come_longest_first(sizes, workers):
     jobs = [Job(number, "generate", Architecture("a", (number % 36, number // 36)), 0) for number in range(len(sizes))]
     by_key = {job.architecture.key: float(size) for job, size in zip(jobs, sizes, strict=True)}
-    ordered = longest_last(jobs, workers, by_key)
+    waiting = deque(jobs)
+    ordered = [next_job(waiting, workers, by_key) for _ in jobs]
     tail = min(len(jobs), 4 * workers)
     assert ordered[: len(jobs) - tail] == jobs[: len(jobs) - tail]
     last = [by_key[job.architecture.key] for job in ordered[len(jobs) - tail :]]
     assert last == sorted(last, reverse=True)
     assert sorted(job.id for job in ordered) == list(range(len(jobs)))
+    assert not waiting

@@ -31,16 +31,15 @@ def test_as_many_networks_share_a_gpu_as_fit(total, expected):
 def test_the_largest_planned_network_counts(cache, monkeypatch):
     data = prepare(DataSettings(train_images=200, validation_images=60, test_images=40), 8)
     task = Task(SPACE, data, Recipe(batch_size=64))
-    asked = []
-    monkeypatch.setattr(memory, "total_memory", lambda device: asked.append(device) or 80 * GIGABYTE)
     jobs = [Job(number, "generate", one, 0) for number, one in enumerate((SMALL, LARGE, SMALL))]
     lines = []
-    monkeypatch.setattr(memory, "networks_on_a_gpu", lambda total, line, batch, data: lines.append((line, batch)) or 3)
-    assert processes_that_fit(task, jobs, 2) == 3
-    assert asked == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(
+        memory, "networks_on_a_gpu", lambda total, line, batch, data: lines.append((total, line, batch)) or 3
+    )
+    assert processes_that_fit(task, jobs, 80 * GIGABYTE) == 3
     expected = memory_line(build_network(SPACE.graph(LARGE)), 1, 8, task.recipe, 64, "cuda")
-    assert lines == [(expected, 64)]
-    assert processes_that_fit(task, [], 2) == 1
+    assert lines == [(80 * GIGABYTE, expected, 64)]
+    assert processes_that_fit(task, [], 80 * GIGABYTE) == 1
 
 
 @pytest.mark.parametrize("architecture", [SMALL, LARGE])

@@ -23,7 +23,8 @@ from PIL import Image
 
 from analysis.record import read_record
 from data_gen import WorkerSettings, open_store, read_store
-from data_gen.driver import _Pool
+from data_gen.driver import Progress, _Pool, _Worker
+from data_gen.runner import Place
 from genas.config import check_name, load_run
 from genas.costing import find_space
 from genas.yaml_reader import apply_overrides, read_yaml, read_yaml_file
@@ -388,6 +389,16 @@ answers = st.dictionaries(
 )  # fmt: skip
 
 
+class Deaf:
+    """A runner whose workers are gone."""
+
+    def end(self, worker):
+        pass
+
+    def give_up(self, node, why):
+        raise UnavailableError(why)
+
+
 @fuzz(4_000)
 @given(answers | st.dictionaries(st.sampled_from(sorted(RESULT)), json_values).map(
     lambda values: {"job": 1, "result": RESULT | values}))  # fmt: skip
@@ -404,20 +415,13 @@ def test_answers_of_a_worker(folder, answer):
         planned = [(small(1)[0], 0, "sample")]
         (job,) = store.add_jobs("generate", planned, {planned[0][0].key: dict.fromkeys(
             ("macs", "conv_macs", "params", "activations"), 1)})  # fmt: skip
-        pool = _Pool(store, [], types.SimpleNamespace(checkpoints=None), WorkerSettings())
-        worker = types.SimpleNamespace(
-            job=job, attempt=store.start(job, 1), batches=0, share=0.0, heard=0.0, ready=True,
-            process=types.SimpleNamespace(returncode=-9, pid=1),
-        )  # fmt: skip
-        pool.workers = [worker]
-        pool.waiting = type("Waiting", (list,), {"appendleft": lambda self, value: None})()
-        pool._remove = lambda gone: pool.workers.remove(gone)
-        pool._error_tail = lambda gone: ""
+        pool = _Pool(
+            store, [], types.SimpleNamespace(checkpoints=None), WorkerSettings(), Deaf(), Progress(0, 0, 1, (), None)
+        )
+        worker = _Worker(1, Place("here", "cpu", 1), ready=True, job=job, attempt=store.start(job, 1))
+        pool.workers = {1: worker}
         pool._next_job = lambda free: None
-        try:
-            with suppress(UnavailableError):
-                pool._hear(worker, answer)
-        finally:
-            pool.selector.close()
+        with suppress(UnavailableError), store.together():
+            pool._hear(worker, answer)
         for row in store.results("generate"):
             assert 0 <= row.accuracy <= 1

@@ -410,7 +410,7 @@ def check_no_child_of_a_worker_is_left(folder):
 
 def test_the_group(tmp_path, monkeypatch, goes_red):
     check_no_child_of_a_worker_is_left(tmp_path / "as it is")
-    monkeypatch.setattr("data_gen.driver.os.killpg", os.kill)
+    monkeypatch.setattr("data_gen.processes.os.killpg", os.kill)
     goes_red(check_no_child_of_a_worker_is_left, tmp_path / "without")
 
 

@@ -128,7 +128,7 @@ class KillAt:
         return step
 
 
-DURABLE = ("add_jobs", "close_open_attempts", "start", "commit", "event")
+DURABLE = ("add_jobs", "close_open_attempts", "start", "commit", "_force", "event")
 
 
 def pipeline(recipe, logs, notes, at=None):

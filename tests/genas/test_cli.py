@@ -366,7 +366,7 @@ class TestExitCodes:
         assert not list(Path().iterdir())
 
     def test_no_gpu_is_3(self, genas, recipe, monkeypatch):
-        monkeypatch.setattr("data_gen.driver.gpu_names", list)
+        monkeypatch.setattr("data_gen.local.gpu_names", list)
         answer = genas("run", recipe, "--dry-run", "--set", "workers.device=cuda")
         assert answer.code == 3
         assert "sees no GPU" in answer.err

@@ -367,10 +367,10 @@ class TestMemory:
 class TestWorkers:
     def test_of_a_run(self, recipe, monkeypatch):
         assert examining.cpu_workers(load_run(recipe, ["workers.cpu_workers=5"])) == 5
-        monkeypatch.setattr("data_gen.driver.gpu_names", list)
+        monkeypatch.setattr("data_gen.local.gpu_names", list)
         monkeypatch.setattr("os.sched_getaffinity", lambda process: {1, 2, 3})
         assert examining.cpu_workers(None) == 3
-        monkeypatch.setattr("data_gen.driver.gpu_names", lambda: ["one", "two"])
+        monkeypatch.setattr("data_gen.local.gpu_names", lambda: ["one", "two"])
         assert examining.cpu_workers(None) == 0
 
     def test_not_known(self, monkeypatch):
