@@ -373,20 +373,21 @@ class _Pool:
                 outcome = "interrupted" if self.losses[worker.job.id] <= _LOSSES else "killed"
             self._failed(worker, outcome, f"the worker ended with {event.words}")
         elif not event.lost:
-            self._died_unborn(worker, event.words.partition("; ")[2])
+            self._died_unborn(event.node, event.words.partition("; ")[2])
 
-    def _died_unborn(self, worker: _Worker, words: str) -> None:
-        self.unborn[worker.node] += 1
-        if self.unborn[worker.node] > self.settings.retries:
-            words = f"worker processes die before their first job: {words or 'no message'}"
-            self.runner.give_up(worker.node, words)
+    def _died_unborn(self, node: str, words: str) -> None:
+        if self.deadline < math.inf:
+            return
+        self.unborn[node] += 1
+        if self.unborn[node] > self.settings.retries:
+            self.runner.give_up(node, f"worker processes die before their first job: {words or 'no message'}")
 
     def _lose(self, worker: _Worker, outcome: str, message: str) -> None:
         """End a worker and take note of why."""
         self._remove(worker)
         self._failed(worker, outcome, message)
-        if worker.job is None and self.deadline == math.inf:  # it hung, or spoke out of turn
-            self._died_unborn(worker, message)
+        if worker.job is None:  # it hung, or spoke out of turn
+            self._died_unborn(worker.node, message)
 
     def _failed(self, worker: _Worker, outcome: str, message: str) -> None:
         """Take note of how a job has ended, and put it back where another try is allowed."""

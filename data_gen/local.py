@@ -84,7 +84,7 @@ class LocalRunner:
             lines = self._workers[number][1].read()
             heard += [Line(number, line) for line in lines or ()]
             if lines is None:
-                heard.append(Ended(number, self._remove(number)))
+                heard.append(Ended(number, self._remove(number), node=self._name))
         return heard
 
     def end(self, worker: int) -> None:

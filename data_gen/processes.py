@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -68,11 +69,26 @@ class WorkerProcess:
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         return lines if chunk else None
 
-    def end(self) -> str:
-        """Kill it with its whole group; says how it ended and its last words on standard error."""
-        # Before it is waited for: until then its number cannot belong to another.
+    def kill(self) -> None:
+        """Kill it with its whole group, before it is waited for: until then its number cannot belong to another."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+
+    def leave(self, seconds: float) -> None:
+        """Close its input, which tells it to go, and give it so long."""
+        with suppress(BrokenPipeError):
+            self._input.close()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._is_gone():
+            time.sleep(0.02)
+
+    def _is_gone(self) -> bool:
+        """Whether it has ended; it is not waited for, see :meth:`kill`."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def end(self) -> str:
+        """Kill it with its group; says how it ended and its last words on standard error."""
+        self.kill()
         code = self._process.wait()
         words = self._last_words()
         self.output.close()

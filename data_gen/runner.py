@@ -58,11 +58,13 @@ class Ended:
     Attributes:
         words: how it ended, and its last words.
         lost: not by itself: its machine is gone, or the connection to it.
+        node: the name of its machine where that is known.
     """
 
     worker: int
     words: str
     lost: bool = False
+    node: str = ""
 
 
 Event = Placed | Line | Ended

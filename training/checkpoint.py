@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from torch import Tensor
 
 from supernet import InputError
 from supernet.files import bytes_digest, read_json, write_bytes, write_json
+from training.checkpoint_files import found, keep_newest, remove
 
 FORMAT = 1
-_KEPT = 2
 _SHARE = 0.01  # of the training time that saving may take
 _LOGGER = logging.getLogger("genas.checkpoint")
 
@@ -65,24 +64,22 @@ class Checkpoints:
         write_bytes(_weights(base), weights)
         described = {"identity": self.identity, "content": content, "weights": bytes_digest(weights)}
         write_json(base.with_name(f"{base.name}.json"), described)
-        for _, old in list(self._found())[_KEPT:]:
-            _remove(old)
+        keep_newest(self.folder, self.name)
         self._last = time.monotonic()
         self._cost = self._last - started
 
     def newest(self) -> Checkpoint | None:
         """The newest one that is whole and this training's; None where there is none."""
         problems = []
-        found = None
-        for step, base in self._found():
+        for step, base in found(self.folder, self.name):
             try:
-                found = self._load(base)
+                checkpoint = self._load(base)
             except InputError as error:
                 problems.append(str(error))
                 continue
             if problems:
                 _LOGGER.warning("%s; going on from step %d", "; ".join(problems), step)
-            return found
+            return checkpoint
         if problems:
             _LOGGER.warning("%s; this training begins again", "; ".join(problems))
             self.clear()  # or they would count among the two that are kept
@@ -90,16 +87,8 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove them all: the training has its result."""
-        for _, base in self._found():
-            _remove(base)
-
-    def _found(self) -> Iterator[tuple[int, Path]]:
-        """(step, path without ending), newest first; also of those of which only a part is there."""
-        pattern = re.compile(rf"{re.escape(self.name)}\.(\d{{9,}})\.(json|safetensors)")
-        matches = [pattern.fullmatch(entry.name) for entry in self.folder.glob("*")]
-        steps = {int(match[1]) for match in matches if match}
-        for step in sorted(steps, reverse=True):
-            yield step, self.folder / f"{self.name}.{step:09d}"
+        for _, base in found(self.folder, self.name):
+            remove(base)
 
     def _load(self, base: Path) -> Checkpoint:
         """Raises InputError for one that is damaged, incomplete, or another training's."""
@@ -123,8 +112,3 @@ class Checkpoints:
 
 def _weights(base: Path) -> Path:
     return base.with_name(f"{base.name}.safetensors")
-
-
-def _remove(base: Path) -> None:
-    for ending in ("json", "safetensors"):  # the JSON first: weights alone are never loaded
-        base.with_name(f"{base.name}.{ending}").unlink(missing_ok=True)

@@ -1,0 +1,248 @@
+"""What runs on a node of a Ray cluster: an actor that holds one worker process, and a look at the node itself.
+
+The actor places the images in the node's cache, starts the worker, and carries lines and files between it and the
+bridge. A training that hangs or crashes is in the worker, so that the actor can always answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from data_gen.processes import WorkerProcess
+from data_gen.task import WORKER
+from supernet.files import bytes_digest
+from supernet.settings import UnavailableError
+from training.data import cache_folder, damage
+
+File = tuple[str, str, bytes]
+"""What it belongs to (``weights`` or ``checkpoints``), its name, its content."""
+
+_FOLDER = "genas-node-"
+
+
+def probe() -> dict[str, Any]:
+    """What a node is: ``host``, the ``code`` of this tool there, versions, and the bytes of its GPUs."""
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "none"
+    return {"host": socket.gethostname(), "code": code_digest(), "torch": torch, "memory": gpu_memory()}
+
+
+def code_digest() -> str:
+    """Tells whether the code that trains is the same here and there."""
+    root = Path(__file__).parent.parent
+    packages = [root / name for name in ("supernet", "training", "data_gen")]
+    paths = sorted(path for package in packages for path in (*package.rglob("*.py"), *package.rglob("*.cpp")))
+    whole = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        whole.update(f"{path.relative_to(root)} {bytes_digest(path.read_bytes())}\n".encode())
+    return whole.hexdigest()
+
+
+def gpu_memory() -> list[int]:
+    """Bytes of each NVIDIA GPU, also of those that this process may not use; empty where there is none."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return [int(line) * 2**20 for line in told.splitlines() if line.strip()]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+
+
+class Keeper:
+    """An actor that holds one worker process. Its methods are called in turn by the bridge."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+        _sweep(self._folder.parent)
+        self._process: WorkerProcess | None = None
+        self._lock: IO[str] | None = None
+        self._images = Path()
+        self._something = asyncio.Event()
+        self._lines: list[bytes] = []
+        self._beat: bytes | None = None
+        self._ended: str | None = None
+        self._job: dict[str, Any] = {}
+        self._sent: set[str] = set()
+
+    async def where(self) -> str:
+        """Ray's number of this node."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    async def look(self, name: str, described: bytes, splits: Sequence[str]) -> list[str]:
+        """Which files of the prepared images are still to be brought here; nobody else brings them meanwhile.
+
+        Args:
+            name: of the folder; described: its info.json, by whose content the node's copy is named.
+        """
+        own = cache_folder() / "prepared" / name
+        if _is(own, described) and not damage(own, splits):  # type: ignore[arg-type]
+            self._images = own
+            return []
+        self._images = cache_folder() / "placed" / bytes_digest(described) / name
+        try:
+            self._images.mkdir(parents=True, exist_ok=True)
+            self._lock = (self._images.parent / "lock").open("w")
+            await asyncio.to_thread(fcntl.flock, self._lock, fcntl.LOCK_EX)  # one of those on this node
+            if not _is(self._images, described):
+                (self._images / "info.json").write_bytes(described)
+        except OSError as error:
+            raise UnavailableError(f"{self._images}: cannot write images ({error.strerror})") from error
+        missing = [
+            f"{split}_{part}.npy"
+            for split in splits
+            for part in ("images", "labels")
+            if damage(self._images, [split])  # type: ignore[list-item]
+        ]
+        if not missing:
+            self._unlock()
+        return missing
+
+    async def bring(self, name: str, pieces: Sequence[Any]) -> None:
+        """Write a file from its pieces in the object store."""
+        temporary = self._images / f".{name}.{os.getpid()}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                for piece in pieces:  # one at a time: the node need not hold all of it in memory
+                    file.write(memoryview(await piece))
+            temporary.replace(self._images / name)
+        except OSError as error:
+            raise UnavailableError(f"{self._images}: cannot write images ({error.strerror})") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    async def begin(self, first: Mapping[str, Any], command: Sequence[str] | None, beat: float) -> int:
+        """Start the worker; returns the number of its process.
+
+        Args:
+            first: its first message.
+            command: None is the worker of this tool.
+            beat: seconds between two signs of life that are passed on.
+        """
+        self._unlock()
+        self._beat_seconds = beat
+        process = self._process = WorkerProcess(WORKER if command is None else command, first["device"])
+        process.send({**first, "data": str(self._images)})
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            while (lines := process.read()) is not None:
+                loop.call_soon_threadsafe(self._heard, lines)
+            loop.call_soon_threadsafe(self._closed)
+
+        threading.Thread(target=read, daemon=True).start()
+        return process.pid
+
+    async def send(self, message: Mapping[str, Any], checkpoints: Sequence[File]) -> None:
+        """Pass a line on; a job's files are in this node's folder meanwhile."""
+        if self._process is None:
+            return
+        if "job" in message:
+            self._job = dict(message)
+            folder = self._folder / "checkpoints"
+            shutil.rmtree(folder, ignore_errors=True)
+            if message["checkpoints"] is not None:
+                folder.mkdir()
+                for _, name, content in checkpoints:
+                    (folder / name).write_bytes(content)
+                self._job["checkpoints"] = [str(folder), message["checkpoints"][1]]
+            self._sent = {name for _, name, _ in checkpoints}
+            if message["weights"] is not None:
+                self._job["weights"] = str(self._folder / "weights" / Path(message["weights"]).name)
+            message = self._job
+        self._process.send(message)
+
+    async def listen(self) -> tuple[list[bytes], list[File], str | None]:
+        """What the worker wrote since, the files that belong to it, and how it ended where it has.
+
+        Answers at once where there is something to tell, but signs of life are told once in a while.
+        """
+        while True:
+            try:
+                await asyncio.wait_for(self._something.wait(), self._beat_seconds)
+            except TimeoutError:
+                if self._beat is None:
+                    continue
+            self._something.clear()
+            lines, self._lines = self._lines, []
+            if self._beat is not None:
+                lines.insert(0, self._beat)
+                self._beat = None
+            return lines, self._files(lines), self._ended
+
+    async def end(self) -> None:
+        """Kill the worker with all that it has started, and remove its files."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+        self._unlock()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _heard(self, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            if b'"batches"' in line and b'"result"' not in line:
+                self._beat = line
+            else:
+                self._lines.append(line)
+                self._something.set()
+
+    def _closed(self) -> None:
+        if self._process is not None:
+            self._ended = self._process.end()
+            self._process = None
+            self._something.set()
+
+    def _files(self, lines: Sequence[bytes]) -> list[File]:
+        """The weights of a result; the newest checkpoint that was not sent yet."""
+        files: list[File] = []
+        if self._job.get("weights") and any(b'"result"' in line for line in lines):
+            weights = Path(self._job["weights"])
+            for path in (weights, weights.with_suffix(".json")):
+                if path.exists():
+                    files.append(("weights", path.name, path.read_bytes()))
+                    path.unlink()
+        if self._job.get("checkpoints"):
+            folder, name = self._job["checkpoints"]
+            # The JSON is written last and removed first, so whose JSON is there is whole.
+            for described in sorted(Path(folder).glob(f"{name}.*.json"))[-1:]:
+                pair = [described.with_suffix(".safetensors"), described]
+                if described.name not in self._sent and all(path.exists() for path in pair):
+                    files += [("checkpoints", path.name, path.read_bytes()) for path in pair]
+                    self._sent.add(described.name)
+        return files
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _is(folder: Path, described: bytes) -> bool:
+    try:
+        return (folder / "info.json").read_bytes() == described
+    except OSError:
+        return False
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what actors have left that were killed."""
+    for path in folder.glob(f"{_FOLDER}*"):
+        process = path.name.removeprefix(_FOLDER).partition("-")[0]
+        if sys.platform == "linux" and process.isdecimal() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,312 @@
+"""The bridge between a driver and a Ray cluster: a process of its own, and the only one of the driver's that knows Ray.
+
+Ray ends a process that has lost its head for a minute, without a word that Python could hear, and takes signals for
+itself. Here it ends the bridge; the driver notices, keeps its store, and builds another. The bridge reads commands as
+JSON lines, keeps one actor for each worker (:class:`data_gen.keeper.Keeper`), and answers with JSON lines. Images go
+once to Ray's object store; results, weights and checkpoints come back as files and lines. When its input closes, it
+ends all actors and itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from data_gen.keeper import File, Keeper, code_digest, probe
+from supernet.files import write_bytes
+from supernet.settings import UnavailableError
+from training.checkpoint_files import keep_newest
+
+_PIECE = 64 * 2**20
+"""Bytes of images that are one object of the store: a node holds no more of them in memory than that."""
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at which nodes there are."""
+
+_PROBE_SECONDS = 90.0
+_END_SECONDS = 2.0
+_LEAVE_SECONDS = 5.0
+
+
+def main() -> None:
+    """Serve a driver until standard input closes."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints
+    first = json.loads(sys.stdin.readline())
+    _prepare_environment(first)
+    import ray
+
+    def refuse(error: Exception) -> None:
+        words = str(error).strip().partition("\n")[0] or type(error).__name__
+        answers.write(json.dumps({"failure": words}) + "\n")
+        answers.flush()
+
+    try:
+        _connect(first)
+    except (ConnectionError, ValueError, RuntimeError, ImportError, OSError, ray.exceptions.RayError) as error:
+        refuse(error)
+        return
+    try:
+        asyncio.run(_Bridge(first, answers).serve())
+    except (ConnectionError, RuntimeError, UnavailableError, ray.exceptions.RayError) as error:
+        refuse(error)
+
+
+def _prepare_environment(first: Mapping[str, Any]) -> None:
+    """What Ray reads before it is imported."""
+    address = first["address"]
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or _current_cluster()
+    if address == "local" or address.removeprefix("ray://").startswith(("127.", "localhost:")):
+        # Under this name Ray keeps to the loopback address on Linux; without it, it listens on all.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if address == "local":
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # nobody else on this machine has business there
+
+
+def _current_cluster() -> str:
+    """The address that ``ray start`` on this machine has left; empty where there is none."""
+    try:
+        return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text(encoding="utf-8")  # noqa: S108 - Ray's
+    except OSError:
+        return ""
+
+
+def _connect(first: Mapping[str, Any]) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if first["address"] == "local":
+        ray.init(
+            address="local", include_dashboard=first["dashboard"], _node_ip_address="127.0.0.1", **quiet
+        )  # fmt: skip
+    else:
+        ray.init(address=first["address"], **quiet)
+
+
+class _Bridge:
+    """The actors of a driver's workers, and the nodes that they may be on."""
+
+    def __init__(self, first: Mapping[str, Any], answers: TextIO) -> None:
+        self._answers = answers
+        self._command = first["command"]
+        self._images = Path(first["images"])
+        self._splits: list[str] = first["splits"]
+        self._described = (self._images / "info.json").read_bytes()
+        self._placed: dict[str, asyncio.Task[list[Any]]] = {}  # by file, what is in the object store
+        self._code = code_digest()
+        self._nodes: dict[str, dict[str, Any]] = {}  # by Ray's number
+        self._keepers: dict[int, Any] = {}
+        self._folders: dict[int, dict[str, Any]] = {}  # where the files of a worker's job belong
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._commands: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            for line in sys.stdin:
+                loop.call_soon_threadsafe(self._commands.put_nowait, json.loads(line))
+            loop.call_soon_threadsafe(self._commands.put_nowait, None)
+            timer = threading.Timer(_LEAVE_SECONDS, os._exit, (1,))  # the driver is gone, whatever Ray is waiting for
+            timer.daemon = True
+            timer.start()
+
+        threading.Thread(target=read, daemon=True).start()
+        looking = self._begin(self._look_at_nodes())
+        while True:
+            command = await self._commands.get()
+            if command is None:
+                break
+            if "start" in command:
+                self._begin(self._tend(command))
+            elif "send" in command:
+                self._send(command["send"], command["message"])
+            elif "end" in command:
+                self._begin(self._end(command["end"]))
+        looking.cancel()
+        await asyncio.gather(*(self._end(number) for number in list(self._keepers)))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # or it may be collected before it is done
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        if isinstance(error, UnavailableError):  # the driver's own disk
+            self._say(unavailable=str(error))
+        task.print_stack()  # of anything else the driver learns from the closed pipe
+        self._commands.put_nowait(None)
+
+    def _say(self, **content: object) -> None:
+        self._answers.write(json.dumps(content) + "\n")
+        self._answers.flush()
+
+    async def _look_at_nodes(self) -> None:
+        """Tell the driver of nodes that come and go."""
+        import ray
+
+        told = None
+        while True:
+            found = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes)}
+            new = [number for number, node in found.items() if node["Alive"] and number not in self._nodes]
+            await asyncio.gather(*(self._look_at(number, found[number]) for number in new))
+            for number, node in self._nodes.items():
+                node["alive"] = number in found and found[number]["Alive"]
+            state = json.dumps(list(self._nodes.values()))
+            if state != told:
+                self._say(nodes=list(self._nodes.values()))
+                told = state
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _look_at(self, number: str, node: Mapping[str, Any]) -> None:
+        """Ask a new node what it is; one that cannot train is named, with the reason."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        why, memory, name = "", list[int](), str(node["NodeManagerHostname"])
+        there = NodeAffinitySchedulingStrategy(number, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+        task: Any = ray.remote(probe)
+        try:
+            told = await asyncio.wait_for(_answer(task.options(**options).remote()), _PROBE_SECONDS)
+            name, memory = told["host"], told["memory"]
+            if told["code"] != self._code:
+                why = "another version of this tool is installed there"
+        except TimeoutError:
+            why = f"no answer within {_PROBE_SECONDS:g} s"
+        except ray.exceptions.RayError as error:
+            why = _last_line(error)
+        if any(other["name"] == name and other["alive"] for other in self._nodes.values()):
+            name = f"{name}/{number[:6]}"  # several nodes on a machine
+        resources = node["Resources"]
+        self._nodes[number] = {
+            "id": number, "name": name, "alive": True, "why": why, "memory": memory,
+            "cpus": float(resources.get("CPU", 0)), "gpus": float(resources.get("GPU", 0)),
+        }  # fmt: skip
+
+    async def _tend(self, command: Mapping[str, Any]) -> None:
+        """A worker's life: its actor is placed, its images are brought, its lines are passed on."""
+        import ray
+
+        number, first = command["start"], command["first"]
+        options: dict[str, Any] = {"scheduling_strategy": "SPREAD", **command["options"]}
+        if command["avoid"]:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(command['avoid'])})"}
+        actor: Any = ray.remote(Keeper)
+        keeper = self._keepers[number] = actor.options(**options).remote()
+        node: Mapping[str, Any] = {"name": "", "cpus": 1}
+        try:
+            node = self._nodes.get(await keeper.where.remote(), node)
+            for name in await keeper.look.remote(self._images.name, self._described, self._splits):
+                await keeper.bring.remote(name, await self._place(name))
+            if first["device"] == "cpu":
+                first["processes"] = max(1, int(node["cpus"]))
+            process = await keeper.begin.remote(first, self._command, command["beat"])
+            self._tell(number, placed=number, node=node["name"], device=first["device"], pid=process)
+            while True:
+                lines, files, ended = await keeper.listen.remote()
+                if files and number in self._keepers:
+                    await asyncio.to_thread(_write, files, self._folders[number])
+                for line in lines:
+                    self._tell(number, line=number, text=line.decode(errors="replace"))
+                if ended is not None:
+                    self._tell(number, ended=number, words=ended, lost=False, node=node["name"])
+                    await self._end(number)
+                    return
+        except ray.exceptions.RayActorError as error:
+            failed = bool(getattr(error, "_actor_init_failed", False))
+            self._tell(
+                number, ended=number, words=f"its actor; {_last_line(error)}", lost=not failed, node=node["name"]
+            )
+        except ray.exceptions.RayTaskError as error:  # such as a full disk there
+            self._tell(number, ended=number, words=f"its actor; {_last_line(error)}", lost=False, node=node["name"])
+            await self._end(number)
+        self._keepers.pop(number, None)
+
+    def _tell(self, number: int, **content: object) -> None:
+        """Say something of a worker that the driver has not ended."""
+        if number in self._keepers:
+            self._say(**content)
+
+    def _send(self, number: int, message: dict[str, Any]) -> None:
+        keeper = self._keepers.get(number)
+        if keeper is None:
+            return
+        files: list[File] = []
+        if "job" in message:
+            self._folders[number] = message
+            if message["checkpoints"] is not None:
+                folder, name = message["checkpoints"]
+                paths = Path(folder).glob(f"{name}.*")
+                files = [("checkpoints", path.name, path.read_bytes()) for path in paths if path.suffix != ".tmp"]
+        keeper.send.remote(message, files)  # where the actor is gone, listening to it tells so
+
+    async def _end(self, number: int) -> None:
+        import ray
+
+        keeper = self._keepers.pop(number, None)
+        self._folders.pop(number, None)
+        if keeper is None:
+            return
+        with suppress(TimeoutError, ray.exceptions.RayError):
+            await asyncio.wait_for(_answer(keeper.end.remote()), _END_SECONDS)
+        with suppress(ray.exceptions.RayError, ValueError):
+            ray.kill(keeper)
+
+    async def _place(self, name: str) -> list[Any]:
+        """The pieces of a file in the object store, put there once."""
+        if name not in self._placed:
+            self._placed[name] = asyncio.create_task(asyncio.to_thread(_put, self._images / name))
+        return await self._placed[name]
+
+
+def _put(path: Path) -> list[Any]:
+    import numpy as np
+    import ray
+
+    size = path.stat().st_size
+    return [
+        ray.put(np.fromfile(path, np.uint8, min(_PIECE, size - start), offset=start))  # read without a copy
+        for start in range(0, size, _PIECE)
+    ]
+
+
+def _write(files: Sequence[File], job: Mapping[str, Any]) -> None:
+    """Put files that have come from a node where the driver wants them."""
+    weights, checkpoints = job["weights"], job["checkpoints"]
+    for kind, name, content in files:
+        folder = Path(weights).parent if kind == "weights" else Path(checkpoints[0])
+        write_bytes(folder / Path(name).name, content)
+    if any(kind == "checkpoints" for kind, _, _ in files):
+        keep_newest(Path(checkpoints[0]), checkpoints[1])
+
+
+async def _answer(reference: Any) -> Any:  # noqa: ANN401 - Ray's, of whatever the method gives
+    return await reference
+
+
+def _last_line(error: Exception) -> str:
+    """The words of an error of Ray's that say what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    main()
