@@ -34,11 +34,11 @@ class Part(NamedTuple):
 
 
 def read_part(text: str) -> Part:
-    """A part as it is written: ``1/2`` is the first of two. Raises InputError for anything else."""
+    """A part as it is written: ``1/2`` is the first of two. Raises InputError for what is no two numbers."""
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if found is None:
         raise InputError(f"part {text!r:.80}: expected I/N, such as 1/2 for the first of two parts")
-    return _checked(Part(int(found[1]), int(found[2])))
+    return Part(int(found[1]), int(found[2]))
 
 
 def generate(run: Run, progress: ShowProgress | None = None, part: tuple[int, int] | None = None) -> dict[str, Any]:

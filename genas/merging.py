@@ -92,8 +92,8 @@ def merge(into: Path, sources: Sequence[Path]) -> dict[str, Any]:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    stores = (one / "store.db", other / "store.db")
-    return one.resolve() == other.resolve() or (all(map(Path.is_file, stores)) and stores[0].samefile(stores[1]))
+    own, others = one / "store.db", other / "store.db"
+    return own.is_file() and others.is_file() and own.samefile(others)
 
 
 def _agree(folder: Path, store: Store, stages: Sequence[str], known: Known) -> None:

@@ -53,6 +53,8 @@ def merged(result: dict[str, Any]) -> str:
     """A line for ``merge``, and one for what differs or is damaged."""
     into, sources = Path(result["into"]).name, ", ".join(result["sources"])
     counts = [f"{result['added'][name]} {words}" for name, words in _MERGED.items() if result["added"][name]]
+    if result["added"]["jobs"]:  # that their networks and settings came too goes without saying
+        counts = [text for text in counts if not text.endswith(_SAID)]
     line = f"merge: {', '.join(counts) or '0'} added to {into} from {sources}"
     if result["present"]:
         line += f"; {result['present']} results were there already"
@@ -77,6 +79,7 @@ _MERGED = {
     "architectures": "architectures",
     "settings": "settings of stages",
 }
+_SAID = ("architectures", "settings of stages")
 
 
 def timed(result: dict[str, Any]) -> str:
