@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from genas.importing import import_study
     from genas.inheriting import inherit
     from genas.linting import lint, lint_run
+    from genas.merging import merge
     from genas.overview import evaluate
     from genas.picking import pick
     from genas.pipeline import run_all
@@ -67,6 +68,7 @@ _HOMES = {
     "lint_run": "genas.linting",
     "load_run": "genas.config",
     "memory": "genas.remembering",
+    "merge": "genas.merging",
     "pick": "genas.picking",
     "predict": "genas.fitting",
     "read_table": "supernet",
@@ -105,6 +107,7 @@ __all__ = [
     "lint_run",
     "load_run",
     "memory",
+    "merge",
     "pick",
     "predict",
     "read_table",

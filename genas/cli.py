@@ -90,6 +90,12 @@ def generate(
         bool,
         typer.Option("--active", help="Let the labels so far choose the next ones; stops when nothing changes."),
     ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part", metavar="I/N", help="Train every N-th only, from the I-th; genas merge joins the parts."
+        ),
+    ] = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
     dry_run: Annotated[
@@ -102,15 +108,23 @@ def generate(
     if active and loaded.settings.generate.active is None:
         loaded = _active(loaded)
     if dry_run:
+        if part is not None:
+            raise typer.BadParameter("--dry-run is of the whole plan: leave --part out")
         _dry_run(loaded, as_json)
         return
     from genas.display import Display
     from genas.generating import generate as stage
+    from genas.generating import read_part
     from genas.words import generated
 
+    own = None if part is None else read_part(part)
     with Display(quiet=as_json) as display:
-        result = stage(loaded, display.stage("generate"))
-    _answer(result, as_json, generated(result), f"Next: genas fit {loaded.name}")
+        result = stage(loaded, display.stage("generate"), own)
+    if own is not None and own.parts > 1:
+        following = f"genas merge {loaded.name} RUN..., the folders of the other parts; then genas fit {loaded.name}"
+    else:
+        following = f"genas fit {loaded.name}"
+    _answer(result, as_json, generated(result), f"Next: {following}")
     _exit_if_failed(result)
 
 
@@ -484,6 +498,27 @@ def import_study(
 
     result = question(source, out)
     _answer(result, as_json, imported(result, out))
+
+
+@app.command()
+def merge(
+    into: Annotated[
+        str, typer.Argument(metavar="INTO", help="The run that gets them, by name or folder; made where there is none.")
+    ],
+    names: Annotated[list[str], typer.Argument(metavar="FROM...", help="Runs that are read, by name or folder.")],
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
+    """Add to a run what others hold and it lacks: results, failures, kept weights. The same line again adds nothing."""
+    from genas.config import find_run
+    from genas.merging import home
+    from genas.merging import merge as question
+    from genas.words import merged
+
+    folder = home(into, logs)
+    result = question(folder, [find_run(name, logs) for name in names])
+    told = f"Next: genas generate {folder.name}, which trains what is missing | genas fit {folder.name}"
+    _answer(result, as_json, merged(result), told)
 
 
 @app.command()

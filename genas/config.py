@@ -299,8 +299,18 @@ def bundled_recipes() -> list[str]:
 def save_settings(run: Run) -> None:
     """Write the resolved configuration to the run's folder, whole or not at all."""
     text = yaml.safe_dump(run.settings.model_dump(mode="json", exclude={"name"}), sort_keys=False)
-    note = f"the resolved configuration of the run {run.name}, not to be edited: change the recipe, or use --set"
-    write_proved_text(run.folder / "config.yml", note, text)
+    _write_settings(run.folder, text)
+
+
+def copy_settings(source: Path, folder: Path) -> None:
+    """Give the configuration of one run to another, by their folders. Raises InputError where it is damaged."""
+    _, _, text = read_proved_text(source / "config.yml").partition("\n")
+    _write_settings(folder, text)
+
+
+def _write_settings(folder: Path, text: str) -> None:
+    note = f"the resolved configuration of the run {folder.name}, not to be edited: change the recipe, or use --set"
+    write_proved_text(folder / "config.yml", note, text)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import nn
-
+from data_gen.store import STUDY_STAGE
 from supernet import InputError
 from supernet.files import bytes_digest, read_json
 
+if TYPE_CHECKING:
+    from torch import nn
+
 HOW_KEPT = "they are kept where generate.keep_weights is true from the beginning"
+
+_FOLDERS = {"generate": "weights", "front": "front/weights", "retrain": "checkpoints"}
+
+
+def weights_folder(stage: str) -> Path | None:
+    """Where weights of a stage are kept, in the run's folder; None where they never are."""
+    if stage.startswith(STUDY_STAGE):
+        return Path("weights") / stage
+    return Path(_FOLDERS[stage]) if stage in _FOLDERS else None
 
 
 def read_weights(path: Path) -> bytes:
@@ -34,6 +44,9 @@ def described_digest(path: Path) -> str | None:
 
 def load_weights(network: nn.Module, data: bytes, path: Path) -> None:
     """Give a network its weights. Raises InputError where they are another network's."""
+    from safetensors import SafetensorError  # whoever moves files about needs no torch
+    from safetensors.torch import load
+
     try:
         network.load_state_dict(load(data))
     except (SafetensorError, RuntimeError) as error:

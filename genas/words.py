@@ -32,8 +32,12 @@ def generated(result: dict[str, Any]) -> str:
     """One line for ``generate``."""
     best = "" if result["best"] is None else f"; best validation accuracy {result['best']:.2%}"
     failed = f", {result['failed']} failed (see the report)" if result["failed"] else ""
+    own = ""
+    if "part" in result:
+        number, parts = result["part"]
+        own = f"part {number} of {parts} of a plan of {result['all']}: "
     line = (
-        f"generate: {result['planned']} trainings planned, {result['found']} found, {result['trained']} trained"
+        f"generate: {own}{result['planned']} trainings planned, {result['found']} found, {result['trained']} trained"
         f"{failed} in {duration(result['seconds'])}{best}"
     )
     if "rounds" not in result:
@@ -43,6 +47,39 @@ def generated(result: dict[str, Any]) -> str:
         for one in result["rounds"]
     ]
     return "\n".join([line, *rounds, f"  {_STOPPED[result['stopped']]}"])
+
+
+def merged(result: dict[str, Any]) -> str:
+    """A line for ``merge``, and one for what differs or is damaged."""
+    into, sources = Path(result["into"]).name, ", ".join(result["sources"])
+    counts = [f"{result['added'][name]} {words}" for name, words in _MERGED.items() if result["added"][name]]
+    if result["added"]["jobs"]:  # that their networks and settings came too goes without saying
+        counts = [text for text in counts if not text.endswith(_SAID)]
+    line = f"merge: {', '.join(counts) or '0'} added to {into} from {sources}"
+    if result["present"]:
+        line += f"; {result['present']} results were there already"
+    lines = [f"{line}; it {'is new and ' if result['made'] else ''}holds {result['results']} results"]
+    if result["differing"]:
+        named = ", ".join(f"{one['key']} seed {one['seed']} of {one['stage']}" for one in result["named"])
+        more = result["differing"] - len(result["named"])
+        lines.append(
+            f"  {result['differing']} differing: there already with another label, which stays (devices round "
+            f"differently): {named}{f' and {more} more' if more else ''}"
+        )
+    if result["damaged"]:
+        lines.append(f"  {result['damaged']} files of kept weights are damaged and were left out")
+    return "\n".join(lines)
+
+
+_MERGED = {
+    "results": "results",
+    "jobs": "planned trainings",
+    "failures": "failed attempts",
+    "weights": "files of weights",
+    "architectures": "architectures",
+    "settings": "settings of stages",
+}
+_SAID = ("architectures", "settings of stages")
 
 
 def timed(result: dict[str, Any]) -> str:

@@ -113,7 +113,7 @@ TORCH_FREE = [
     "supernet, supernet.spaces", "evolution", "training, training.data, training.recipe", "data_gen",
     "training.corruption_names",
     "predictor.settings",
-    "genas.config, genas.yaml_reader", "genas.generating", "genas.standing", "genas.pipeline",
+    "genas.config, genas.yaml_reader", "genas.generating", "genas.merging", "genas.standing", "genas.pipeline",
     "genas.examining, genas.words", "analysis.report",
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@ from data_gen import plan, read_store
 from genas.config import load_run
 from genas.fitting import fit
 from genas.generating import export_table, generate
+from genas.merging import merge
 from genas.overview import estimate
 from genas.pipeline import run_all
 from genas.retraining import retrain
@@ -137,6 +138,18 @@ class TestAFinishedRun:
         for row in table.rows:
             assert row.graph == space.graph(space.parse(row.id.partition("-")[2]))
             assert row.choices == space.parse(row.id.partition("-")[2]).choices
+
+
+def test_every_stage_finds_its_results_in_a_run_that_was_merged(copy, finished):
+    """Those of ``retrain`` count only beside their weights."""
+    folder = copy.folder.with_name("merged")
+    found = merge(folder, [copy.folder])
+    assert (found["added"]["results"], found["added"]["weights"]) == (20, 6)
+    merged = load_run("merged", logs=folder.parent)
+    results = run_all(merged)
+    assert committed(merged) == committed(copy)
+    assert results["generate"]["trained"] == 0
+    assert results["retrain"]["roles"] == finished.results["retrain"]["roles"]
 
 
 class TestOnceMore:
