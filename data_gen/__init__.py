@@ -4,13 +4,14 @@ from data_gen.driver import Progress, Task, WorkerSettings, device_names, run_jo
 from data_gen.labels import cheap_labels, label_table, measured, write_label_table
 from data_gen.lock import lock_owner, refuse_if_driven, run_lock
 from data_gen.plan import ActiveSettings, GenerateSettings, plan
-from data_gen.store import Failure, Job, Result, Store, open_store, read_store
+from data_gen.store import Failure, Job, NodeCount, Result, Store, open_store, read_store
 
 __all__ = [
     "ActiveSettings",
     "Failure",
     "GenerateSettings",
     "Job",
+    "NodeCount",
     "Progress",
     "Result",
     "Store",

@@ -139,6 +139,22 @@ class Failure:
     attempts: int
 
 
+class NodeCount(NamedTuple):
+    """How attempts of all stages ended on one node; those that have not ended are not counted.
+
+    Attributes:
+        name: of the node; empty for attempts of which it is not known.
+        failed: by kind, those that happened.
+        seconds: from start to end, of all that are done.
+    """
+
+    name: str
+    done: int
+    failed: Mapping[str, int]
+    interrupted: int
+    seconds: float
+
+
 class Store:
     """An open store. Use :func:`open_store` or :func:`read_store`.
 
@@ -447,6 +463,23 @@ class Store:
             (stage,),
         )
         return {str(outcome): int(count) for outcome, count in rows}
+
+    def nodes(self) -> list[NodeCount]:
+        """What became of the attempts on each node, in the order of their names."""
+        rows = self._connection.execute(
+            "SELECT node, COALESCE(outcome, 'running'), COUNT(*), SUM(finished - started) FROM attempts "
+            "GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        grouped: dict[str, dict[str, tuple[int, float | None]]] = {}
+        for node, outcome, count, seconds in rows:
+            grouped.setdefault(node, {})[outcome] = count, seconds
+        found = []
+        for node, ends in grouped.items():
+            done, seconds = ends.pop("done", (0, None))
+            interrupted, _ = ends.pop("interrupted", (0, None))
+            failed = {kind: count for kind, (count, _) in ends.items() if kind != "running"}
+            found.append(NodeCount(node, done, failed, interrupted, seconds or 0.0))
+        return found
 
 
 def is_final(kinds: Sequence[str], retries: int) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from data_gen import cheap_labels, label_table, open_store, read_store, write_label_table
 from data_gen.schema import APPLICATION_ID, FORMAT
-from data_gen.store import Job
+from data_gen.store import Job, NodeCount
 from supernet import Architecture, InputError, OpSubset, architectures, read_table, write_table
 from supernet.op_subset import LayerSettings
 from supernet.settings import UnavailableError
@@ -558,6 +558,30 @@ def test_the_node_of_an_attempt_stays_whatever_becomes_of_it(store):
         (failed, "host-1", "oom"),
         (taken_back, "host-2", "interrupted"),
         (left, "host-3", "interrupted"),
+    ]
+
+
+def test_attempts_are_counted_by_node(store):
+    assert store.nodes() == []
+    plan = planned(8)
+    jobs = [*add(store, plan[:5]), *add(store, plan[5:], "retrain")]
+    nodes = ["host-b", "host-a", "host-b", "", "host-b", "host-a", "host-c", "host-b"]
+    numbers = [store.start(job, 1, node) for job, node in zip(jobs, nodes, strict=True)]
+    for position in (0, 3, 7):
+        store.commit(jobs[position], numbers[position], RESULT)
+    for position, outcome in ((1, "oom"), (2, "crash"), (4, "interrupted"), (5, "oom")):
+        store.fail(numbers[position], outcome, "")
+    store.fail(store.start(jobs[1], 1, "host-a"), "crash", "")
+    spans = [
+        store._connection.execute("SELECT finished - started FROM attempts WHERE id = ?", (numbers[position],))
+        for position in (0, 3, 7)
+    ]
+    first, third, last = (cursor.fetchone()[0] for cursor in spans)
+    assert store.nodes() == [
+        NodeCount("", 1, {}, 0, pytest.approx(third)),
+        NodeCount("host-a", 0, {"crash": 1, "oom": 2}, 0, 0.0),
+        NodeCount("host-b", 2, {"crash": 1}, 1, pytest.approx(first + last)),
+        NodeCount("host-c", 0, {}, 0, 0.0),  # it still runs
     ]
 
 
