@@ -17,7 +17,7 @@ from analysis.front_file import ENSEMBLE_FILE, FRONT_FILE, FrontFile, ensemble_m
 from analysis.fronts import Member
 from analysis.study import Study
 from analysis.study_store import study_of_store
-from data_gen.store import FRONT_STAGES, STUDY_STAGE, Failure, Label, Store, read_store
+from data_gen.store import FRONT_STAGES, STUDY_STAGE, Failure, Label, NodeCount, Store, read_store
 from supernet import COST_NAMES, InputError
 from supernet.files import read_proved_text
 from supernet.spaces import make_space
@@ -360,6 +360,7 @@ class Record:
         front: what ``search --front`` predicts; ``trained_front`` is of networks that were trained,
             and ``ensembles`` of such networks.
         cheap: the trainings of each cheap setting, by the name of its stage.
+        nodes: how attempts of all stages ended on each node.
         study: trainings under corruptions or on smaller sets of images, with those of ``generate``; None where no
             network was measured so, or the space is one that only a Python program knows.
         spectra: curves over depth, as CSV text by the name of the measure.
@@ -370,6 +371,7 @@ class Record:
     generate: Trainings
     retraining: Trainings
     cheap: Mapping[str, Trainings]
+    nodes: Sequence[NodeCount]
     fidelity: Fidelity | None
     evaluation: Evaluation | None
     search: Search | None
@@ -441,6 +443,7 @@ def read_record(folder: Path) -> Record:
     config, config_text = _read_config(folder / "config.yml")
     generate = retraining = Trainings()
     cheap: dict[str, Trainings] = {}
+    nodes: list[NodeCount] = []
     study = None
     if (folder / "store.db").is_file():
         workers = config.get("workers")
@@ -451,6 +454,7 @@ def read_record(folder: Path) -> Record:
             retraining = _trainings(store, "retrain", retries)
             others = [stage for stage in store.stages() if stage not in _OWN_STAGES]
             cheap = {stage: _trainings(store, stage, retries) for stage in others if not stage.startswith(STUDY_STAGE)}
+            nodes = store.nodes()
             if len(cheap) < len(others) or any(label.metric_text != "{}" for label in generate.results):
                 study = _study(store, config)
         finally:
@@ -462,6 +466,7 @@ def read_record(folder: Path) -> Record:
         generate,
         retraining,
         cheap,
+        nodes,
         read_content(folder / "fidelity.json", Fidelity),
         evaluation,
         read_content(folder / "winner" / "search.json", Search),

@@ -27,7 +27,7 @@ from analysis.record import (
     is_fraction,
 )
 from analysis.robust_sections import robust_sections
-from data_gen.store import Failure
+from data_gen.store import Failure, NodeCount
 from supernet.graph import graph_from_json
 
 MODELS = {
@@ -144,6 +144,7 @@ def sections(record: Record) -> list[Section]:
         _retrain(record),
         _curves(record),
         _failures(record),
+        *([_nodes(record.nodes)] if any(node.name for node in record.nodes) else []),
         _time(record),
     ]
 
@@ -726,6 +727,29 @@ def _tried_again(final: frozenset[int] | None, failure: Failure) -> str:
     if final is None:
         return "not known"
     return "no" if failure.job.id in final else "yes"
+
+
+def _nodes(nodes: Sequence[NodeCount]) -> Section:
+    kinds = sorted({kind for node in nodes for kind in node.failed})
+    counts = [[node.done, *(node.failed.get(kind, 0) for kind in kinds), node.interrupted] for node in nodes]
+    rows = [
+        (node.name or "not known", *(f"{number:,}" for number in numbers), words.duration(node.seconds))
+        for node, numbers in zip(nodes, counts, strict=True)
+    ]
+    caption = (
+        "Attempts of all stages by the machine that they ran on. Training time is that of the trainings that are done, "
+        "all workers of a node together. What was interrupted is no failure: it goes on, on any node. Source: store.db."
+    )
+    head = ("node", "trainings done", *kinds, "interrupted", "training time")
+    data = [(node.name, *numbers, node.seconds) for node, numbers in zip(nodes, counts, strict=True)]
+    columns = ("node", "done", *kinds, "interrupted", "seconds")
+    return Section(
+        "nodes",
+        "Where it was trained",
+        caption=caption,
+        tables=[Table(head, rows)],
+        details=[csv_details(columns, data, "The table as CSV")],
+    )
 
 
 def _time(record: Record) -> Section:

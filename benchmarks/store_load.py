@@ -85,9 +85,9 @@ def build(folder: Path, results: int, epochs: int) -> None:
             ended = started + seconds
             if position % 101 == 100:
                 message = "RuntimeError: made up"
-                insert(connection, "attempts", (number, number, 4242, started, ended, "diverged", message))
+                insert(connection, "attempts", (number, number, 4242, "", started, ended, "diverged", message))
                 continue
-            insert(connection, "attempts", (number, number, 4242, started, ended, "done", ""))
+            insert(connection, "attempts", (number, number, 4242, "", started, ended, "done", ""))
             curve = curves(random, epochs)
             accuracy, loss = curve["validation_accuracy"][-1], curve["validation_loss"][-1]
             values = (accuracy, loss, epochs, 1, seconds, int(random.integers(2**28, 2**31)))

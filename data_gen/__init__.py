@@ -5,7 +5,7 @@ from data_gen.labels import cheap_labels, label_table, measured, write_label_tab
 from data_gen.local import device_names
 from data_gen.lock import lock_owner, refuse_if_driven, run_lock
 from data_gen.plan import ActiveSettings, GenerateSettings, plan
-from data_gen.store import Failure, Job, Result, Store, open_store, read_store
+from data_gen.store import Failure, Job, NodeCount, Result, Store, open_store, read_store
 from data_gen.task import Task, WorkerSettings
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Failure",
     "GenerateSettings",
     "Job",
+    "NodeCount",
     "Progress",
     "Result",
     "Store",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from data_gen.schema import COLUMNS, COLUMNS_2, ForeignError, create, row_digest
+from data_gen.schema import ADDED, COLUMNS, FORMAT, ForeignError, as_now, columns_of, create, row_digest, take_back
 from supernet.settings import UnavailableError
 
 _MOST_ROWS = 5_000_000
@@ -94,26 +94,17 @@ def _rescue(path: Path, copy: Path, new: Path) -> tuple[dict[str, int], dict[str
         for table, columns in COLUMNS.items():
             kept[table] = lost[table] = 0
             insertion = f"INSERT INTO {table} VALUES ({', '.join('?' * (len(columns) + 1))})"  # noqa: S608
-            older = table == "results" and _is_format_2(old)
-            for row in _rows(old, table, COLUMNS_2[table] if older else columns, copy.stat().st_size):
-                if table == "results" and row is not None and (older or row[-1] is None):
-                    row = _as_now(table, row[: len(COLUMNS_2[table]) + 1])
-                if row is not None and _is_whole(table, row):
+            for row in _rows(old, table, copy.stat().st_size):
+                whole = None if row is None else _whole(table, row)
+                if whole is not None:
                     try:
-                        target.execute(insertion, row)
+                        target.execute(insertion, whole)
                         kept[table] += 1
                         continue
                     except sqlite3.IntegrityError:  # it belongs to a row that is lost, or there are two of it
                         pass
                 lost[table] += 1
-        # A result that is gone is trained again, so its attempt must not count as done.
-        gone = "outcome = 'done' AND job NOT IN (SELECT job FROM results)"
-        for row in target.execute(f"SELECT {', '.join(COLUMNS['attempts'])} FROM attempts WHERE {gone}").fetchall():  # noqa: S608
-            values = (*row[:5], "interrupted", row[6])
-            target.execute(
-                "UPDATE attempts SET outcome = 'interrupted', digest = ? WHERE id = ?",
-                (row_digest("attempts", values), row[0]),
-            )
+        take_back(target)
         target.execute("COMMIT")
         target.execute("PRAGMA journal_mode = WAL")
     handle = os.open(new, os.O_RDONLY)
@@ -154,19 +145,16 @@ def _make_readable(copy: Path) -> None:
                 return
 
 
-def _rows(
-    connection: sqlite3.Connection, table: str, columns: tuple[str, ...], size: int
-) -> Iterator[tuple[object, ...] | None]:
+def _rows(connection: sqlite3.Connection, table: str, size: int) -> Iterator[tuple[object, ...] | None]:
     """Rows with their digest as text and numbers; None for one that is there and cannot be read."""
-    names = ", ".join((*columns, "digest"))
     try:
-        found = connection.execute(f"SELECT {names} FROM {table} NOT INDEXED").fetchall()  # noqa: S608
+        found = connection.execute(f"SELECT * FROM {table} NOT INDEXED").fetchall()  # noqa: S608
     except (sqlite3.DatabaseError, UnicodeDecodeError):
         pass  # one page is not whole: the others are reached row by row
     else:
         yield from map(_as_text, found)
         return
-    query = f"SELECT {names} FROM {table} NOT INDEXED WHERE rowid = ?"  # noqa: S608
+    query = f"SELECT * FROM {table} NOT INDEXED WHERE rowid = ?"  # noqa: S608
     for number in range(1, min(size // _LEAST_ROW, _MOST_ROWS)):
         try:
             row = connection.execute(query, (number,)).fetchone()
@@ -176,27 +164,6 @@ def _rows(
             yield _as_text(row)
 
 
-def _is_format_2(connection: sqlite3.Connection) -> bool:
-    try:
-        names = [name for _, name, *_ in connection.execute("PRAGMA table_info(results)")]
-    except (sqlite3.DatabaseError, UnicodeDecodeError):
-        return False
-    return b"digest" in names and b"metrics" not in names
-
-
-def _as_now(table: str, row: tuple[object, ...]) -> tuple[object, ...] | None:
-    """A whole row of format 2 as one of this format, None where it is not whole.
-
-    Where the page that holds the list of tables was damaged and replaced, such a row is read by the columns of this
-    format: it has one value less, so that the last comes as None.
-    """
-    if row_digest(table, row[:-1]) != row[-1]:
-        return None
-    named = {"metrics": "{}", **dict(zip(COLUMNS_2[table], row, strict=False))}
-    values = tuple(named[column] for column in COLUMNS[table])
-    return (*values, row_digest(table, values))
-
-
 def _as_text(row: tuple[object, ...]) -> tuple[object, ...] | None:
     try:
         return tuple(value.decode() if isinstance(value, bytes) else value for value in row)
@@ -204,7 +171,17 @@ def _as_text(row: tuple[object, ...]) -> tuple[object, ...] | None:
         return None
 
 
-def _is_whole(table: str, row: tuple[object, ...]) -> bool:
-    if row_digest(table, row[:-1]) != row[-1]:
-        return False
-    return table != "architectures" or isinstance(json.loads(str(row[2])), list)
+def _whole(table: str, row: tuple[object, ...]) -> tuple[object, ...] | None:
+    """A row that proves its digest, as one of this format; None for any other.
+
+    Where the page that holds the list of tables was damaged and replaced, rows of an older format are read by the
+    columns of this one: they have fewer values, and None comes behind their digest. So the digest alone tells.
+    """
+    for version in (FORMAT, *sorted(ADDED, reverse=True)):
+        values, rest = row[: (count := len(columns_of(table, version)))], row[count:]
+        if rest and row_digest(table, values) == rest[0]:
+            if table == "architectures" and not isinstance(json.loads(str(row[2])), list):
+                return None
+            now = as_now(table, version, values)
+            return (*now, row_digest(table, now))
+    return None

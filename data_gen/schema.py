@@ -18,7 +18,7 @@ from typing import Any
 
 from supernet import Architecture, InputError
 
-FORMAT = 3
+FORMAT = 4
 APPLICATION_ID = 0x67656E61  # "gena"
 
 SCHEMA = """
@@ -46,6 +46,7 @@ CREATE TABLE attempts (
     id INTEGER PRIMARY KEY,
     job INTEGER NOT NULL REFERENCES jobs (id),
     pid INTEGER NOT NULL,
+    node TEXT NOT NULL DEFAULT '', -- the name of the machine; '' where it is not known
     started REAL NOT NULL,
     finished REAL,
     outcome TEXT CHECK (outcome IN ('done', 'oom', 'diverged', 'timeout', 'crash', 'killed', 'interrupted')),
@@ -81,7 +82,7 @@ CREATE TABLE events (
 COLUMNS: dict[str, tuple[str, ...]] = {
     "architectures": ("key", "space", "choices", "graph", "macs", "conv_macs", "params", "activations"),
     "jobs": ("id", "stage", "key", "seed", "role"),
-    "attempts": ("id", "job", "pid", "started", "finished", "outcome", "message"),
+    "attempts": ("id", "job", "pid", "node", "started", "finished", "outcome", "message"),
     "results": (
         "job", "accuracy", "loss", "epochs", "pieces", "seconds", "peak_memory", "images_per_second", "curves",
         "metrics", "committed",
@@ -90,8 +91,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Every table with its columns but for the digest; what a table refers to comes before it."""
 
-COLUMNS_2 = {table: tuple(name for name in columns if name != "metrics") for table, columns in COLUMNS.items()}
-"""The same of format 2."""
+ADDED: dict[int, dict[str, str | int | None]] = {
+    1: {"graph": None, "pieces": 1, "metrics": "{}", "node": ""},
+    2: {"metrics": "{}", "node": ""},
+    3: {"node": ""},
+}
+"""What columns hold that an older format did not have."""
 
 CACHE = "PRAGMA cache_size = -65536"
 """64 MiB, which a connection fills as it needs: with the usual 2 a large store's indexes are read again and again."""
@@ -138,16 +143,27 @@ def insert_numbered(connection: sqlite3.Connection, table: str, values: Sequence
 def end_attempt(connection: sqlite3.Connection, attempt: int, outcome: str, message: str) -> bool:
     """Close an open attempt; False, and nothing is changed, where it is not open any more."""
     row = connection.execute(
-        "SELECT id, job, pid, started FROM attempts WHERE id = ? AND outcome IS NULL", (attempt,)
+        "SELECT id, job, pid, node, started FROM attempts WHERE id = ? AND outcome IS NULL", (attempt,)
     ).fetchone()
     if row is None:
         return False
     values = (*row, time.time(), outcome, message)
     connection.execute(
         "UPDATE attempts SET finished = ?, outcome = ?, message = ?, digest = ? WHERE id = ?",
-        (*values[4:], row_digest("attempts", values), attempt),
+        (*values[-3:], row_digest("attempts", values), attempt),
     )
     return True
+
+
+def take_back(connection: sqlite3.Connection) -> None:
+    """Have attempts whose result is gone count as interrupted: their jobs are trained again."""
+    gone = "outcome = 'done' AND job NOT IN (SELECT job FROM results)"
+    rows = connection.execute(f"SELECT {', '.join(COLUMNS['attempts'])} FROM attempts WHERE {gone}").fetchall()  # noqa: S608
+    for *row, _, message in rows:
+        connection.execute(
+            "UPDATE attempts SET outcome = 'interrupted', digest = ? WHERE id = ?",
+            (row_digest("attempts", (*row, "interrupted", message)), row[0]),
+        )
 
 
 def create(connection: sqlite3.Connection) -> None:
@@ -160,7 +176,7 @@ def create(connection: sqlite3.Connection) -> None:
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a store of an older format to this one in a single transaction.
 
-    Format 1 had no digests; format 2 knew no metrics besides accuracy and loss.
+    Format 1 had no digests, format 2 no metrics besides accuracy and loss, format 3 no nodes.
     """
     tables = tuple(COLUMNS)
     connection.execute("PRAGMA foreign_keys = OFF")  # has no effect inside a transaction
@@ -169,10 +185,9 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):  # another process may have been first
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            names = [name for _, name, *_ in connection.execute("PRAGMA table_info(results)")]
-            if "metrics" in names or ("digest" in names) != (version == 2):
+            if not _are_of(connection, version):
                 raise ForeignError("its format is given as another than its tables are of")
-            if version == 2 and (wrong := [table for table in tables if _damaged_rows(connection, table, COLUMNS_2)]):
+            if version > 1 and (wrong := [table for table in tables if _damaged_rows(connection, table, version)]):
                 raise DamagedRowsError(f"damaged rows in {', '.join(wrong)}")
             connection.execute("DROP INDEX attempts_of_job")
             connection.execute("DROP INDEX IF EXISTS one_open_attempt")
@@ -193,24 +208,42 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
 
 
-_NEW: dict[int, dict[str, str]] = {1: {"graph": "NULL", "pieces": "1", "metrics": "'{}'"}, 2: {"metrics": "'{}'"}}
-"""What columns hold that an older format did not have."""
+def columns_of(table: str, version: int) -> tuple[str, ...]:
+    """What :data:`COLUMNS` says of a table in this format or an older one."""
+    return tuple(name for name in COLUMNS[table] if name not in ADDED.get(version, {}))
+
+
+def as_now(table: str, version: int, values: Sequence[Any]) -> tuple[Any, ...]:
+    """The values of a row of this format or an older one as one of this has them."""
+    named = {**ADDED.get(version, {}), **dict(zip(columns_of(table, version), values, strict=True))}
+    return tuple(named[name] for name in COLUMNS[table])
+
+
+def _are_of(connection: sqlite3.Connection, version: int) -> bool:
+    """Whether the tables are of this older format."""
+    digest = set() if version == 1 else {"digest"}
+    return version in ADDED and all(
+        {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
+        == {*columns_of(table, version), *digest}
+        for table in COLUMNS
+    )
 
 
 def _copy_older(connection: sqlite3.Connection, table: str, version: int) -> None:
-    new = _NEW[version]
-    columns = ", ".join(new.get(column, column) for column in COLUMNS[table])
+    columns = ", ".join(columns_of(table, version))
     open_jobs: set[int] = set()
     # Latest attempts first: of several open ones, left by several dead drivers, only one may stay open.
     order = "ORDER BY id DESC" if table == "attempts" else ""
     for row in connection.execute(f"SELECT {columns} FROM old_{table} {order}").fetchall():  # noqa: S608
-        values = list(row)
+        values = list(as_now(table, version, row))
         if not _can_be_read(table, values):  # nothing else says that it is damaged
             raise sqlite3.DatabaseError(f"a row of {table} that is none: {values!r:.80}")
-        if table == "attempts" and values[5] is None:
-            if values[1] in open_jobs:
-                values[4:6] = values[3], "interrupted"
-            open_jobs.add(values[1])
+        if table == "attempts":
+            _, job, _, _, started, _, outcome, _ = values
+            if outcome is None and job in open_jobs:
+                values[5:7] = started, "interrupted"
+            elif outcome is None:
+                open_jobs.add(job)
         insert(connection, table, values)
 
 
@@ -295,9 +328,9 @@ def _broken_structure(connection: sqlite3.Connection) -> list[str]:
     return [str(line) for (line,) in connection.execute("PRAGMA integrity_check(3)") if line != "ok"]
 
 
-def _damaged_rows(connection: sqlite3.Connection, table: str, columns: Mapping[str, tuple[str, ...]] = COLUMNS) -> int:
+def _damaged_rows(connection: sqlite3.Connection, table: str, version: int = FORMAT) -> int:
     """How many rows of a table do not have the digest that :func:`row_digest` gives; many are encoded at once."""
-    rows = connection.execute(f"SELECT {', '.join(columns[table])}, digest FROM {table}")  # noqa: S608
+    rows = connection.execute(f"SELECT {', '.join(columns_of(table, version))}, digest FROM {table}")  # noqa: S608
     wrong = 0
     while several := rows.fetchmany(_ROWS_AT_ONCE):
         # JSON has no line break within a text: these stand between values and between rows, and nowhere else.

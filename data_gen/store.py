@@ -21,7 +21,6 @@ from typing import NamedTuple
 from data_gen.mending import finish, mend
 from data_gen.schema import (
     CACHE,
-    COLUMNS,
     FORMAT,
     DamagedRowsError,
     ForeignError,
@@ -34,7 +33,7 @@ from data_gen.schema import (
     insert,
     insert_numbered,
     migrate,
-    row_digest,
+    take_back,
 )
 from data_gen.seal import file_seal, is_large, read_seal, write_seal
 from supernet import COST_NAMES, Architecture, InputError
@@ -138,6 +137,22 @@ class Failure:
     kind: str
     message: str
     attempts: int
+
+
+class NodeCount(NamedTuple):
+    """How attempts of all stages ended on one node; those that have not ended are not counted.
+
+    Attributes:
+        name: of the node; empty for attempts of which it is not known.
+        failed: by kind, those that happened.
+        seconds: from start to end, of all that are done.
+    """
+
+    name: str
+    done: int
+    failed: Mapping[str, int]
+    interrupted: int
+    seconds: float
 
 
 class Store:
@@ -297,12 +312,7 @@ class Store:
         with self._writing() as connection:
             for job in jobs:
                 connection.execute("DELETE FROM results WHERE job = ?", (job.id,))
-                query = f"SELECT {', '.join(COLUMNS['attempts'])} FROM attempts WHERE job = ? AND outcome = 'done'"  # noqa: S608
-                for row in connection.execute(query, (job.id,)).fetchall():
-                    digest = row_digest("attempts", (*row[:5], "interrupted", row[6]))
-                    connection.execute(
-                        "UPDATE attempts SET outcome = 'interrupted', digest = ? WHERE id = ?", (digest, row[0])
-                    )
+            take_back(connection)
 
     def forget_stage(self, stage: str) -> None:
         """Take back the plan of a stage that has no result. A stage with results is an error of the caller."""
@@ -320,10 +330,15 @@ class Store:
             open_ones = connection.execute("SELECT id FROM attempts WHERE outcome IS NULL").fetchall()
             return sum(end_attempt(connection, number, "interrupted", "") for (number,) in open_ones)
 
-    def start(self, job: Job, pid: int) -> int:
-        """Enter an attempt and return its number. A job that is being tried already is an error of the caller."""
+    def start(self, job: Job, pid: int, node: str = "") -> int:
+        """Enter an attempt and return its number. A job that is being tried already is an error of the caller.
+
+        Args:
+            pid: of the worker, on its node.
+            node: the name of the machine that the worker is on; empty where it is not known.
+        """
         with self._writing() as connection:
-            return insert_numbered(connection, "attempts", (job.id, pid, time.time(), None, None, ""))
+            return insert_numbered(connection, "attempts", (job.id, pid, node, time.time(), None, None, ""))
 
     def commit(self, job: Job, attempt: int, result: Mapping[str, object]) -> None:
         """Write a result and close its attempt in one transaction.
@@ -503,6 +518,23 @@ class Store:
             (stage,),
         )
         return {str(outcome): int(count) for outcome, count in rows}
+
+    def nodes(self) -> list[NodeCount]:
+        """What became of the attempts on each node, in the order of their names."""
+        rows = self._connection.execute(
+            "SELECT node, COALESCE(outcome, 'running'), COUNT(*), SUM(finished - started) FROM attempts "
+            "GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        grouped: dict[str, dict[str, tuple[int, float | None]]] = {}
+        for node, outcome, count, seconds in rows:
+            grouped.setdefault(node, {})[outcome] = count, seconds
+        found = []
+        for node, ends in grouped.items():
+            done, seconds = ends.pop("done", (0, None))
+            interrupted, _ = ends.pop("interrupted", (0, None))
+            failed = {kind: count for kind, (count, _) in ends.items() if kind != "running"}
+            found.append(NodeCount(node, done, failed, interrupted, seconds or 0.0))
+        return found
 
 
 def is_final(kinds: Sequence[str], retries: int) -> bool:

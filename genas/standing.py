@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data_gen import Store, WorkerSettings, lock_owner, read_store
+from data_gen.nodes import read_standing
 from data_gen.store import FRONT_STAGES, STUDY_STAGE
 from genas.cheap import PREFIX
 from genas.config import Run, load_run
@@ -14,6 +17,9 @@ from supernet.files import read_json
 
 _NOTHING: dict[str, Any] = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": []}
 """Of a stage without trainings."""
+
+_FRESH_SECONDS = 60.0
+"""A driver that trains writes how its nodes stand every few seconds; what is older is of an earlier stage."""
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -24,12 +30,15 @@ def status(folder: Path) -> dict[str, Any]:
     ``fidelity`` counts the cheap trainings of all settings, with what was ``measured``; None where there are none.
     ``tau`` is that of the predictor, and ``predictor`` says with what: ``metric``, and whether it is a ``proxy``,
     on which nothing was trained. A folder may hold a predictor and no trainings.
+    ``nodes`` counts under ``trained`` how attempts of all stages ended on each node, and holds as ``now`` what
+    :class:`data_gen.nodes.Standing` does; None where nobody trains.
 
     Raises:
         InputError: neither a store nor a predictor there, or a file that is damaged.
     """
     evaluation = read_json(folder / "predictor" / "evaluation.json")
     training = {stage: dict(_NOTHING) for stage in ("generate", "retrain")}
+    nodes: dict[str, Any] = {"now": None, "trained": []}
     cheaply = study = front = best = None
     seconds: dict[str, float] = {}
     if evaluation is None or (folder / "store.db").exists():
@@ -44,6 +53,7 @@ def status(folder: Path) -> dict[str, Any]:
             study = _training(store, sizes, retries, driver) if sizes else None
             own = [stage for stage in store.stages() if stage in FRONT_STAGES]
             front = _training(store, own, retries, driver) if own else None
+            nodes = {"now": _now(folder) if driver else None, "trained": [one._asdict() for one in store.nodes()]}
             best = store.best("generate")
             for _, message in store.events("seconds"):
                 entry = json.loads(message)
@@ -77,6 +87,7 @@ def status(folder: Path) -> dict[str, Any]:
         "front": front,
         "fidelity": cheaply,
         "retrain": training["retrain"],
+        "nodes": nodes,
         "best": None if best is None else {"key": best[0], "accuracy": best[1], **best[2]},
         "tau": None if evaluation is None else evaluation["models"][evaluation.get("model", "graph")],
         "predictor": None if evaluation is None else _predictor(evaluation),
@@ -88,6 +99,11 @@ def status(folder: Path) -> dict[str, Any]:
 
 def _predictor(evaluation: dict[str, Any]) -> dict[str, Any]:
     return {"metric": evaluation["metric"], "proxy": "proxy" in evaluation}
+
+
+def _now(folder: Path) -> dict[str, Any] | None:
+    standing = read_standing(folder)
+    return None if standing is None or time.time() - standing.time > _FRESH_SECONDS else asdict(standing)
 
 
 def _training(store: Store, stages: list[str], retries: int, driver: str | None) -> dict[str, Any]:

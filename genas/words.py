@@ -678,6 +678,7 @@ def standing(result: dict[str, Any]) -> str:
             lines += [f"    {failure['key']}, seed {failure['seed']}: {failure['kind']}" for failure in shown]
             if len(shown) < len(count["failures"]):
                 lines.append(f"    and {len(count['failures']) - len(shown)} more; --json and the report list them all")
+    lines += _nodes(result["nodes"]) if "nodes" in result else []
     if result["best"] is not None:
         lines.append(f"  best validation accuracy {result['best']['accuracy']:.2%} ({result['best']['key']})")
     volume = (result.get("front") or {}).get("hypervolume")
@@ -695,6 +696,46 @@ def standing(result: dict[str, Any]) -> str:
     if result["test"] is not None and result["test"]["winner"]["mean"] is not None:
         lines.append(f"  winner: test accuracy {result['test']['winner']['mean']:.2%}")
     return "\n".join(lines)
+
+
+def _nodes(nodes: dict[str, Any]) -> list[str]:
+    """Where a run trains, or was trained where that is known: one line for a single node."""
+    ended = {one["name"]: _ended(one) for one in nodes["trained"]}
+    now = nodes["now"]
+    if now is not None:
+        asked = f", {_count(now['asked'], 'worker')} asked for and not placed" if now["asked"] else ""
+        queue = f"{_count(now['waiting'], 'job')} waiting{asked}"
+        each = [f"{one['name']}: {_at_work(one)}; {ended.get(one['name'], '0 done')}" for one in now["nodes"]]
+    elif any(ended):  # not the empty name alone
+        queue = ""
+        each = [f"{name or 'not known'}: {told}" for name, told in ended.items()]
+    else:
+        return []
+    if len(each) == 1:
+        return [f"  node {each[0]}" + (f"; {queue}" if queue else "")]
+    return [f"  {len(each)} nodes" + (f", {queue}" if queue else ""), *(f"    {line}" for line in each)]
+
+
+def _at_work(node: dict[str, Any]) -> str:
+    if node["lost"]:
+        return f"lost ({node['why']})" if node["why"] else "lost"
+    places = "" if node["places"] == node["workers"] else f", {_count(node['places'], 'place')}"
+    use = ", ".join(f"{gpu['use']:.0%}" for gpu in node["gpus"])
+    busy = f", GPU{'s' if len(node['gpus']) > 1 else ''} {use} busy" if use else ""
+    return f"{node['device']}, {node['running']} of {_count(node['workers'], 'worker')} running{places}{busy}"
+
+
+def _ended(node: dict[str, Any]) -> str:
+    failed = ", ".join(f"{kind} {count}" for kind, count in node["failed"].items())
+    return (
+        f"{node['done']:,} done"
+        + (f", {duration(node['seconds'])} of training" if node["done"] else "")
+        + (f", {_count(sum(node['failed'].values()), 'attempt')} failed ({failed})" if failed else "")
+    )
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def resolved(settings: RunSettings) -> str:

@@ -67,14 +67,15 @@ class FakeRun:
             getattr(self, name)()
         return self
 
-    def _train(self, stage, planned, ended=None, message="RuntimeError: no", failing=()):
+    def _train(self, stage, planned, ended=None, message="RuntimeError: no", failing=(), nodes=("",)):
         store = open_store(self.folder / "store.db")
         costs = {architecture.key: costs_of(architecture) for architecture, _, _ in planned}
         jobs = store.add_jobs(stage, planned, costs)
         store.event("start", stage)
         for number, job in enumerate(jobs[:ended]):
+            attempt = store.start(job, 1, nodes[number % len(nodes)])
             if number in failing:
-                store.fail(store.start(job, 1), failing[number], message)
+                store.fail(attempt, failing[number], message)
                 continue
             epochs = 15
             level = float(np.clip(0.9 + 0.03 * self.random.normal(), 0, 1))
@@ -83,7 +84,7 @@ class FakeRun:
             self.accuracy.setdefault(job.architecture.key, []).append(level)
             store.commit(
                 job,
-                store.start(job, 1),
+                attempt,
                 {
                     "accuracy": level,
                     "loss": 0.4,

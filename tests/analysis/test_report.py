@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from analysis import write_report
 from analysis.record import Gain, read_record
 from analysis.sections import quartiles
 from analysis.words import gain, limits, percent
-from data_gen.store import open_store
+from data_gen.store import open_store, read_store
 from supernet import InputError
 from supernet.files import write_proved_text
 from supernet.settings import UnavailableError
@@ -180,6 +181,21 @@ def test_generation_cut_short_counts_what_is_done(make_run):
     assert "Next: genas generate trial" in page.words[""]
     failures = page.rows("failures")
     assert [(row["kind"], row["tried again"]) for row in failures] == [("crash", "yes"), ("oom", "yes")]
+
+
+def test_where_it_was_trained_is_told_where_it_is_known(make_run):
+    run = make_run()
+    run.generate(nodes=("", f"host-a {EVIL}", "host-b"), failing={1: "oom", 2: "interrupted", 4: "crash", 7: "oom"})
+    page = report(run)
+    assert list(page.words)[-3:] == ["failures", "nodes", "time"]
+    assert [
+        (row["node"], *(int(row[name]) for name in ("done", "crash", "oom", "interrupted")))
+        for row in page.rows("nodes")
+    ] == [("", 10, 0, 0, 0), (f"host-a {EVIL}", 6, 1, 2, 0), ("host-b", 8, 0, 0, 1)]
+    with closing(read_store(run.folder / "store.db")) as store:
+        assert [float(row["seconds"]) for row in page.rows("nodes")] == [node.seconds for node in store.nodes()]
+    assert "nodetrainings donecrashoominterruptedtraining time not known10000" in page.words["nodes"]
+    assert "script" not in {tag for tag, _ in page.tags}
 
 
 def test_nothing_but_failures(make_run):

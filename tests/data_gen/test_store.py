@@ -7,13 +7,13 @@ import pytest
 
 from data_gen import cheap_labels, label_table, open_store, read_store, write_label_table
 from data_gen.schema import APPLICATION_ID, FORMAT
-from data_gen.store import Job
+from data_gen.store import Job, NodeCount
 from supernet import Architecture, InputError, OpSubset, architectures, read_table, write_table
 from supernet.op_subset import LayerSettings
 from supernet.settings import UnavailableError
 
 SPACE = OpSubset(layers=(LayerSettings(channels=8),) * 2, operations=("skip", "sep_conv_3", "dil_conv_3"), classes=3)
-FORMAT_1 = Path(__file__).parent.parent / "fixtures" / "format1" / "store.db"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 RESULT = {
     "accuracy": 0.5,
     "loss": 1.25,
@@ -391,7 +391,7 @@ def test_a_torn_log_loses_at_most_what_was_torn(tmp_path):
 @pytest.mark.parametrize("opened", [open_store, read_store])
 def test_a_store_of_format_1_with_a_row_that_cannot_be_read_is_refused(opened, statement, tmp_path):
     path = tmp_path / "store.db"
-    path.write_bytes(FORMAT_1.read_bytes())
+    path.write_bytes((FIXTURES / "format1" / "store.db").read_bytes())
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute(statement).rowcount
         connection.commit()
@@ -482,44 +482,126 @@ def test_features_stand_in_the_rows_of_their_architectures(store, tmp_path):
     assert [row.features for row in read_table(tmp_path / "a.jsonl").rows] == [{}, {"f": 0.5}]
 
 
-FORMAT_2 = Path(__file__).parent.parent / "fixtures" / "format2" / "store.db"
-
-
-def old_rows(path):
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT job, accuracy, curves FROM results ORDER BY job").fetchall()
-
-
-def test_a_store_of_format_2_comes_with_no_metrics(tmp_path):
+@pytest.fixture(params=[2, 3])
+def older(request, tmp_path):
+    """A store of each older format whose rows have digests."""
     path = tmp_path / "store.db"
-    path.write_bytes(FORMAT_2.read_bytes())
-    before = old_rows(path)
+    path.write_bytes((FIXTURES / f"format{request.param}" / "store.db").read_bytes())
+    return path
+
+
+def columns_of(path, table):
+    with closing(sqlite3.connect(path)) as connection:
+        return [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})") if name != "digest"]
+
+
+def rows_of(path, table, columns):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1").fetchall()
+
+
+def as_it_was(path):
+    """Every table of a store, by its columns, to be compared with the same columns later."""
+    columns = {table: columns_of(path, table) for table in ("architectures", "jobs", "attempts", "results")}
+    return {table: (names, rows_of(path, table, names)) for table, names in columns.items()}
+
+
+def test_a_store_of_an_older_format_comes_whole_and_with_what_is_new(older):
+    before = as_it_was(older)
+    with_metrics = "metrics" in columns_of(older, "results")
     for opened in (read_store, open_store, read_store):
-        with closing(opened(path)) as store:
-            found = [
-                (result.job.id, result.accuracy, result.curve_text)
-                for stage in store.stages()
-                for result in store.results(stage)
-            ]
-            assert sorted(found) == before
-            assert all(result.metrics == {} for stage in store.stages() for result in store.results(stage))
+        with closing(opened(older)) as store:
+            results = [result for stage in store.stages() for result in store.results(stage)]
+            assert {bool(result.metrics) for result in results} == {with_metrics}
+            assert store._connection.execute("SELECT DISTINCT node FROM attempts").fetchall() == [("",)]
+    assert {table: (names, rows_of(older, table, names)) for table, (names, _) in before.items()} == before
 
 
-def test_a_damaged_store_of_format_2_is_mended(tmp_path, caplog):
+def test_an_older_store_without_its_first_page_is_mended_whole(older, caplog):
+    """The list of tables is gone: rows are then read by the columns of this format, of which they have fewer."""
+    before = as_it_was(older)
+    with older.open("r+b") as file:
+        file.seek(100)
+        file.write(bytes(3996))
+    with closing(open_store(older)):
+        assert "lost is at least: no row" in caplog.text
+    assert {table: (names, rows_of(older, table, names)) for table, (names, _) in before.items()} == before
+    assert rows_of(older, "attempts", ["DISTINCT node"]) == [("",)]
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+def test_a_store_that_says_it_is_of_another_older_format_is_mended(version, tmp_path, caplog):
     path = tmp_path / "store.db"
-    path.write_bytes(FORMAT_2.read_bytes())
-    before = old_rows(path)
+    with closing(open_store(path)) as store:
+        finish(store, add(store)[0])
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE results SET accuracy = accuracy / 2 WHERE job = ?", before[:1][0][:1])
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(InputError, match="its format is given as another than its tables are of"):
+        read_store(path)
+    with closing(open_store(path)) as store:
+        assert len(store.results("generate")) == 1
+    assert "lost is at least: no row" in caplog.text
+
+
+def test_the_node_of_an_attempt_stays_whatever_becomes_of_it(store):
+    jobs = add(store)
+    done, failed, taken_back, left = (store.start(job, 1, f"host-{number}") for number, job in enumerate(jobs))
+    store.commit(jobs[0], done, RESULT)
+    store.fail(failed, "oom", "")
+    store.commit(jobs[2], taken_back, RESULT)
+    store.forget([jobs[2]])
+    assert store.close_open_attempts() == 1
+    with closing(read_store(store.path)) as reader:  # every digest fits
+        found = reader._connection.execute("SELECT id, node, outcome FROM attempts").fetchall()
+    assert found == [
+        (done, "host-0", "done"),
+        (failed, "host-1", "oom"),
+        (taken_back, "host-2", "interrupted"),
+        (left, "host-3", "interrupted"),
+    ]
+
+
+def test_attempts_are_counted_by_node(store):
+    assert store.nodes() == []
+    plan = planned(8)
+    jobs = [*add(store, plan[:5]), *add(store, plan[5:], "retrain")]
+    nodes = ["host-b", "host-a", "host-b", "", "host-b", "host-a", "host-c", "host-b"]
+    numbers = [store.start(job, 1, node) for job, node in zip(jobs, nodes, strict=True)]
+    for position in (0, 3, 7):
+        store.commit(jobs[position], numbers[position], RESULT)
+    for position, outcome in ((1, "oom"), (2, "crash"), (4, "interrupted"), (5, "oom")):
+        store.fail(numbers[position], outcome, "")
+    store.fail(store.start(jobs[1], 1, "host-a"), "crash", "")
+    spans = [
+        store._connection.execute("SELECT finished - started FROM attempts WHERE id = ?", (numbers[position],))
+        for position in (0, 3, 7)
+    ]
+    first, third, last = (cursor.fetchone()[0] for cursor in spans)
+    assert store.nodes() == [
+        NodeCount("", 1, {}, 0, pytest.approx(third)),
+        NodeCount("host-a", 0, {"crash": 1, "oom": 2}, 0, 0.0),
+        NodeCount("host-b", 2, {"crash": 1}, 1, pytest.approx(first + last)),
+        NodeCount("host-c", 0, {}, 0, 0.0),  # it still runs
+    ]
+
+
+def test_a_damaged_store_of_an_older_format_is_mended(older, caplog):
+    path = older
+    before = rows_of(path, "results", ["job"])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE results SET accuracy = accuracy / 2 WHERE job = ?", before[0])
         connection.commit()
     with pytest.raises(InputError, match="damaged"):
         read_store(path)
     with closing(open_store(path)) as store:
         kept = sorted(label.job for stage in store.stages() for label in store.labels(stage))
-    assert kept == [job for job, *_ in before[1:]]
+    assert kept == [job for (job,) in before[1:]]
     assert "damaged rows in results" in caplog.text
     with closing(read_store(path)) as store:
         assert sum(store.counts(stage)[1] for stage in store.stages()) == len(before) - 1
+        outcomes = [store.attempts(stage) for stage in store.stages()]
+    assert sum(counts.get("done", 0) for counts in outcomes) == len(before) - 1
+    assert sum(counts.get("interrupted", 0) for counts in outcomes) == 1
 
 
 def test_metrics_come_back_and_are_in_labels(store):

@@ -242,6 +242,66 @@ def test_standing_names_the_winner_as_cost_takes_it():
     assert "winner: test accuracy 25.00%" in text
 
 
+COUNTS = [
+    {"name": "", "done": 3, "failed": {}, "interrupted": 1, "seconds": 30.0},
+    {"name": "host-a", "done": 1204, "failed": {"crash": 1, "oom": 2}, "interrupted": 4, "seconds": 7500.0},
+    {"name": "host-b", "done": 0, "failed": {"killed": 1}, "interrupted": 0, "seconds": 0.0},
+]
+STATE = {
+    "name": "host-a", "device": "cuda", "places": 8, "workers": 8, "running": 7,
+    "gpus": [{"use": 0.934, "memory": 0.4}, {"use": 0.1, "memory": 0.4}], "lost": False, "why": "",
+}  # fmt: skip
+
+
+def on_nodes(states, counts, waiting=12, asked=0):
+    """What standing says of nodes; None for states: nobody trains."""
+    nothing = {"planned": 0, "done": 0, "failed": 0, "running": 0, "failures": []}
+    now = {"time": 0.0, "stage": "generate", "runner": "ray", "waiting": waiting, "asked": asked, "nodes": states}
+    result = {
+        "run": "tiny", "folder": "logs/tiny", "stages": {}, "seconds": {}, "generate": nothing, "retrain": nothing,
+        "nodes": {"now": None if states is None else now, "trained": counts},
+        "best": None, "tau": None, "winner": None, "test": None,
+    }  # fmt: skip
+    return standing(result).splitlines()[1:]
+
+
+def test_standing_tells_how_the_nodes_of_a_driven_run_stand():
+    one_gpu = {**STATE, "name": "host-c", "places": 1, "workers": 1, "running": 0, "gpus": STATE["gpus"][:1]}
+    states = [
+        STATE,
+        {**STATE, "name": "host-b", "workers": 0, "running": 0, "gpus": [], "lost": True, "why": "it left the cluster"},
+        one_gpu,
+        {**STATE, "name": "host-d", "device": "cpu", "places": 4, "workers": 2, "running": 2, "gpus": []},
+    ]
+    assert on_nodes(states, COUNTS, waiting=1200, asked=2) == [
+        "  4 nodes, 1,200 jobs waiting, 2 workers asked for and not placed",
+        "    host-a: cuda, 7 of 8 workers running, GPUs 93%, 10% busy; 1,204 done, 2 h 5 min of training, "
+        "3 attempts failed (crash 1, oom 2)",
+        "    host-b: lost (it left the cluster); 0 done, 1 attempt failed (killed 1)",
+        "    host-c: cuda, 0 of 1 worker running, GPU 93% busy; 0 done",
+        "    host-d: cpu, 2 of 2 workers running, 4 places; 0 done",
+    ]
+    assert on_nodes([], [], 3, 1) == ["  0 nodes, 3 jobs waiting, 1 worker asked for and not placed"]
+
+
+def test_standing_tells_of_a_single_node_in_one_line():
+    state = {**STATE, "device": "cpu", "places": 2, "workers": 2, "running": 2, "gpus": []}
+    assert on_nodes([state], [{**COUNTS[0], "name": "host-a"}], waiting=1) == [
+        "  node host-a: cpu, 2 of 2 workers running; 3 done, 30 s of training; 1 job waiting"
+    ]
+    assert on_nodes(None, [{**COUNTS[0], "name": "host-a"}]) == ["  node host-a: 3 done, 30 s of training"]
+
+
+def test_standing_tells_where_a_run_was_trained_if_that_is_known():
+    assert on_nodes(None, []) == []
+    assert on_nodes(None, COUNTS[:1]) == []
+    assert on_nodes(None, COUNTS[:2]) == [
+        "  2 nodes",
+        "    not known: 3 done, 30 s of training",
+        "    host-a: 1,204 done, 2 h 5 min of training, 3 attempts failed (crash 1, oom 2)",
+    ]
+
+
 def measured(**changes):
     def ranked(tau, low, high):
         return {"tau": tau, "tau_ci95": [low, high]}
