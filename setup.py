@@ -36,7 +36,9 @@ setup(
     ],
     extras_require={
         "pymoo": ["pymoo>=0.6.1"],  # search --engine pymoo
+        "ray": ["ray[client]>=2.55"],  # --runner ray
         "dev": [
+            "ray[client]>=2.55",  # clusters on the loopback address
             "pymoo>=0.6.1",  # the oracle of fronts, ranks and hypervolumes
             "ruff>=0.12",
             "mypy>=1.17",

@@ -20,8 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
+from typing import Literal
 
 from data_gen.local import LocalRunner
+from data_gen.nodes import GpuUse, NodeState, Standing, write_standing
 from data_gen.runner import Ended, Line, Place, Placed, Runner
 from data_gen.store import Job, Store, is_final
 from data_gen.task import Task, WorkerSettings
@@ -37,6 +39,9 @@ _STOP_SECONDS = 8.0
 
 _LOSSES = 5
 """How often a job may lose the machine that it is on at no cost; after that it may be what brings machines down."""
+
+_STANDING_SECONDS = 5.0
+"""Between two notes of how the machines stand, for `genas status`."""
 
 _NO_RESULT = (
     sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError,
@@ -75,6 +80,7 @@ class _Worker:
     attempt: int = 0
     batches: int = 0
     share: float = 0.0
+    gpu: tuple[str, GpuUse] | None = None
     heard: float = field(default_factory=time.monotonic)
 
     @property
@@ -202,11 +208,13 @@ class _Pool:
     ) -> None:
         self.store, self.task, self.settings, self.runner = store, task, settings, runner
         self.waiting, self.sizes = deque(waiting), store.sizes()
+        self.stage = waiting[0].stage if waiting else ""
         self.workers: dict[int, _Worker] = {}
         self.done, self.failed, self.total, self.best = state.done, state.failed, state.total, state.best
         self.unborn: Counter[str] = Counter()  # workers in a row that died before they were ready, by machine
         self.losses: Counter[int] = Counter()  # machines that each job has lost
         self.deadline = math.inf  # of a stop that was asked for
+        self._told = -math.inf  # when it was noted how the machines stand
         self._messages: list[tuple[int, dict[str, object]]] = []  # to be sent once all that was heard is committed
         self._finished: list[Job] = []  # whose checkpoints go then
 
@@ -252,6 +260,29 @@ class _Pool:
         _clear_checkpoints(self.task, self._finished)
         self._finished.clear()
         self.grow()
+        self._tell_standing()
+
+    def _tell_standing(self) -> None:
+        """Note once in a while how the machines stand: for display alone."""
+        now = time.monotonic()
+        if now - self._told < _STANDING_SECONDS:
+            return
+        self._told = now
+        states = []
+        for node in self.runner.nodes():
+            here = [worker for worker in self.workers.values() if worker.node == node.name]
+            gpus = dict(worker.gpu for worker in here if worker.gpu is not None)
+            running = sum(worker.job is not None for worker in here)
+            device: Literal["cpu", "cuda"] = "cuda" if node.device == "cuda" else "cpu"
+            states.append(
+                NodeState(
+                    node.name, device, node.places, len(here), running, tuple(gpus.values()), bool(node.why), node.why
+                )
+            )
+        asked = self.progress().asked
+        standing = Standing(time.time(), self.stage, self.settings.runner, len(self.waiting), asked, tuple(states))
+        with suppress(UnavailableError):  # a full disk is told where it costs something
+            write_standing(self.store.path.parent, standing)
 
     def ask_to_stop(self) -> None:
         """Have every worker leave a checkpoint and go; those that do not within some seconds are killed."""
@@ -310,6 +341,7 @@ class _Pool:
             # Words alone are no sign of life: the count of batches has to grow.
             if batches > worker.batches:
                 worker.batches, worker.heard = batches, time.monotonic()
+            worker.gpu = _gpu(answer.get("gpu"))
         elif "result" in answer:
             result = answer["result"]
             try:
@@ -345,7 +377,7 @@ class _Pool:
             return
         job = next_job(self.waiting, len(self.workers), self.sizes)
         pieces = 2 if "oom" in self.store.tries(job) else 1
-        worker.attempt = self.store.start(job, 0 if worker.place is None else worker.place.pid)
+        worker.attempt = self.store.start(job, 0 if worker.place is None else worker.place.pid, worker.node)
         worker.job, worker.share, worker.batches, worker.heard = job, 0.0, 0, time.monotonic()
         weights, checkpoints = self.task.weights, self.task.checkpoints
         message: dict[str, object] = {
@@ -413,6 +445,16 @@ def _clear_checkpoints(task: Task, jobs: Sequence[Job]) -> None:
     for path in task.checkpoints.glob("*") if names and task.checkpoints is not None else ():
         if path.name.rsplit(".", 2)[0] in names:  # NAME.STEP.json and NAME.STEP.safetensors
             path.unlink(missing_ok=True)
+
+
+def _gpu(told: object) -> tuple[str, GpuUse] | None:
+    """What a worker says of its GPU: which, and how busy; None where it says nothing that can be shown."""
+    try:
+        use, memory = float(told["use"]), float(told["memory"])  # type: ignore[index]
+        name = str(told["id"])  # type: ignore[index]
+    except (TypeError, KeyError, ValueError):
+        return None
+    return (name, GpuUse(use, memory)) if 0 <= use <= 1 and 0 <= memory <= 1 else None
 
 
 def _checkpoint_name(job: Job) -> str:

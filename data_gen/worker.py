@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from training.corrupted import CorruptedSplit
 
 _HEARTBEAT_SECONDS = 0.5
+_GPU_SECONDS = 10.0
 _PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 _SHORT_OF_MEMORY = (
     "can't allocate memory",
@@ -115,6 +116,9 @@ class _Context:
         self.measure = first["measure"]
         self.processes = int(first["processes"])
         self.pieces = 1  # of the training at hand
+        self.gpu: dict[str, str | float] | None = None
+        if self.device.type == "cuda":
+            threading.Thread(target=self._watch_gpu, daemon=True).start()
         self.corrupted: CorruptedSplit | None = None
         if first.get("robustness") is not None:
             from training.corrupted import CorruptedSplit
@@ -173,7 +177,8 @@ class _Context:
             batches += 1  # what the driver takes for progress: a process that only seems alive makes none
             if time.monotonic() - last >= _HEARTBEAT_SECONDS:
                 last = time.monotonic()
-                self._answer(job, step=step, steps=total, batches=batches)
+                gpu = {} if self.gpu is None else {"gpu": self.gpu}
+                self._answer(job, step=step, steps=total, batches=batches, **gpu)
 
         result = train(
             network,
@@ -204,6 +209,15 @@ class _Context:
         if job["weights"]:
             _save(network, Path(job["weights"]))
         return content
+
+    def _watch_gpu(self) -> None:
+        from training.devices import gpu_use
+
+        while True:
+            self.gpu = gpu_use(str(self.device))
+            if self.gpu is None:
+                return
+            time.sleep(_GPU_SECONDS)
 
     def budget(self) -> float:
         """Bytes that a training of this process may take: its share of the device, whatever is free just now."""

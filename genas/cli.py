@@ -38,6 +38,18 @@ Metrics = Annotated[
     str | None,
     typer.Option("--metrics", metavar="A,B,...", help="Training-free metrics; hook_logdet,synflow,params if left out."),
 ]
+Runner = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option("--runner", help="Where trainings run: processes here, or a Ray cluster (workers.runner)."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        help="The cluster: auto (this machine's), local (started for this run), HOST:PORT, ray://HOST:PORT.",
+    ),
+]
 Logs = Annotated[str, typer.Option("--logs", metavar="DIR", help="The folder of all runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -45,6 +57,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 @app.command()
 def run(
     source: Source = "quickstart",
+    runner: Runner = None,
+    address: Address = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
     dry_run: Annotated[
@@ -53,7 +67,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Every stage in turn: generate, fit, search, retrain, report. The same line again continues."""
-    loaded = _load(source, overrides, logs)
+    loaded = _load(source, overrides, logs, runner, address)
     if dry_run:
         _dry_run(loaded, as_json)
         return
@@ -96,6 +110,8 @@ def generate(
             "--part", metavar="I/N", help="Train every N-th only, from the I-th; genas merge joins the parts."
         ),
     ] = None,
+    runner: Runner = None,
+    address: Address = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
     dry_run: Annotated[
@@ -104,7 +120,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Train a sample of architectures; each result is kept the moment it is there."""
-    loaded = _load(source, overrides, logs)
+    loaded = _load(source, overrides, logs, runner, address)
     if active and loaded.settings.generate.active is None:
         loaded = _active(loaded)
     if dry_run:
@@ -260,6 +276,8 @@ def search(
         str | None,
         typer.Option("--take", metavar="ARCHITECTURE", help="Make this one the winner, such as a point of a front."),
     ] = None,
+    runner: Runner = None,
+    address: Address = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
     as_json: Json = False,
@@ -281,7 +299,7 @@ def search(
         raise typer.BadParameter("--retrain trains the best few: say how many with --top N")
     if top is not None and not 1 <= top <= 1000:
         raise typer.BadParameter(f"--top {top}: expected 1 to 1000")
-    loaded = _load(source, overrides, logs)
+    loaded = _load(source, overrides, logs, runner, address)
     from genas import words
 
     if exact or limits is not None or front is not None:
@@ -323,9 +341,16 @@ def search(
 
 
 @app.command()
-def retrain(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+def retrain(
+    source: Source,
+    runner: Runner = None,
+    address: Address = None,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
     """Train the winner and its controls from scratch; read the test split once; write model.py."""
-    loaded = _load(source, overrides, logs)
+    loaded = _load(source, overrides, logs, runner, address)
     _refuse_if_driven(loaded)
     from genas.display import Display
     from genas.retraining import retrain as stage
@@ -348,12 +373,14 @@ def fidelity(
     everything: Annotated[
         bool, typer.Option("--all", help="With --setting: train it for every architecture of the plan.")
     ] = False,
+    runner: Runner = None,
+    address: Address = None,
     overrides: Overrides = None,
     logs: Logs = "logs",
     as_json: Json = False,
 ) -> None:
     """Measure how well cheap trainings rank architectures as the full recipe does; pick the cheapest."""
-    loaded = _load(source, overrides, logs)
+    loaded = _load(source, overrides, logs, runner, address)
     from genas.display import Display
     from genas.ranking import fidelity as stage
     from genas.words import compared
@@ -386,9 +413,16 @@ def inherit(source: Source, overrides: Overrides = None, logs: Logs = "logs", as
 
 
 @app.command()
-def study(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+def study(
+    source: Source,
+    runner: Runner = None,
+    address: Address = None,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
     """Train the run's architectures on smaller sets of images too; compare accuracy and robustness by family."""
-    loaded = _load(source, overrides, logs)
+    loaded = _load(source, overrides, logs, runner, address)
     from genas.display import Display
     from genas.robust_words import studied
     from genas.studying import study as stage
@@ -400,9 +434,16 @@ def study(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_j
 
 
 @app.command()
-def front(source: Source, overrides: Overrides = None, logs: Logs = "logs", as_json: Json = False) -> None:
+def front(
+    source: Source,
+    runner: Runner = None,
+    address: Address = None,
+    overrides: Overrides = None,
+    logs: Logs = "logs",
+    as_json: Json = False,
+) -> None:
     """Find and train a front of error against cost by differentiable search; read the test images once."""
-    loaded = _load(source, overrides, logs)
+    loaded = _load(source, overrides, logs, runner, address)
     _refuse_if_driven(loaded)
     from genas.display import Display
     from genas.front_words import fronted
@@ -882,10 +923,17 @@ def _stop(number: int, frame: object) -> None:
     raise _Stopped(number)
 
 
-def _load(source: str, overrides: list[str] | None, logs: str) -> Run:
+def _load(
+    source: str, overrides: list[str] | None, logs: str, runner: str | None = None, address: str | None = None
+) -> Run:
     from genas.config import load_run
 
-    return load_run(source, overrides or [], logs)
+    chosen = {"workers.runner": runner, "workers.address": address}
+    also = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    loaded = load_run(source, [*(overrides or []), *also], logs)
+    if address is not None and loaded.settings.workers.runner == "local":
+        raise typer.BadParameter("--address says where a cluster is: add --runner ray, or leave it out")
+    return loaded
 
 
 def _names(metrics: str | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -25,6 +26,26 @@ def gpu_names() -> list[str]:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [torch.cuda.get_device_name(index) for index in range(count)]
+
+
+def gpu_use(device: str) -> dict[str, str | float] | None:
+    """Which GPU a device is, how busy it is and how full its memory, as fractions; None where nobody can tell.
+
+    The whole card counts, whoever uses it.
+    """
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    identity = f"GPU-{str(torch.cuda.get_device_properties(device).uuid).removeprefix('GPU-')}"
+    query = "utilization.gpu,memory.used,memory.total"
+    command = ["nvidia-smi", f"--id={identity}", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        use, used, total = (float(number) for number in told.strip().split(","))
+    except (OSError, ValueError, subprocess.SubprocessError):  # no such program, or a card that it does not know
+        return None
+    return {"id": identity, "use": use / 100, "memory": used / total}
 
 
 def total_memory(device: str) -> int | None:
