@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ MANIFESTS = [
 ]
 SLURM = next(script for script in SCRIPTS if "#SBATCH" in script)
 RECORD = """#!/bin/sh
-{ printf '%s\\037' "${0##*/}" "$@"; echo; } >> "$CALLS"
+printf '%s\n' "$(printf '%s\037' "${0##*/}" "$@")" >> "$CALLS" # in one piece: some are called at the same time
 """
 STANDS_IN = {
     "genas": "",
@@ -154,22 +155,34 @@ def test_slurm_starts_ray_on_every_node_and_then_genas(tmp_path):
 
 def test_slurm_passes_term_on_and_goes_back_into_the_queue(tmp_path):
     environment = stands_in(tmp_path)
-    ready = tmp_path / "ready"
-    os.mkfifo(ready)
     (tmp_path / "bin" / "genas").write_text(
         f"#!{sys.executable}\n"
         "import os, signal\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
-        f"open({str(ready)!r}, 'w').close()\n"
+        "open('number', 'w').write(str(os.getpid()))\n"
+        "print('ready', flush=True)\n"
         "signal.sigwait({signal.SIGTERM})\n"
         "open(os.environ['CALLS'], 'a').write('stopped\\037\\n')\n"
         "raise SystemExit(143)\n"
     )
-    with subprocess.Popen(["bash", "-c", SLURM], cwd=tmp_path, env=environment) as script:
-        ready.open().close()  # waits until genas opens it
-        script.send_signal(signal.SIGTERM)
-        assert script.wait(60) == 143
-    assert calls(tmp_path)[-2:] == [["stopped"], ["scontrol", "requeue", "7"]]
+    with (tmp_path / "bin" / "scontrol").open("a") as requeue:
+        requeue.write('[ "$1" != requeue ] || ! kill -0 "$(cat number)" 2> /dev/null || : > early\n')
+    script = subprocess.Popen(
+        ["bash", "-c", SLURM], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert script.stdout is not None
+    try:
+        assert script.stdout.readline() == "ready\n"
+        script.terminate()
+        assert script.wait(20) == 143
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGKILL)
+        script.wait()
+        script.stdout.close()
+    made = calls(tmp_path)
+    assert made.index(["stopped"]) < made.index(["scontrol", "requeue", "7"])
+    assert not (tmp_path / "early").exists()  # the job goes back only when genas is gone
 
 
 def test_ray_cluster():
