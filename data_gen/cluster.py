@@ -8,7 +8,7 @@ import logging
 import select
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_gen.memory import processes_that_fit
@@ -22,6 +22,7 @@ _BRIDGE = (sys.executable, "-P", "-m", "data_gen.ray_bridge")
 _PATIENCE = 120.0
 """Seconds in which a cluster whose head was lost may come back."""
 
+_CONNECT_SECONDS = 60.0
 _AGAIN_SECONDS = 5.0
 """Between two attempts to reach it."""
 
@@ -40,12 +41,15 @@ class RayRunner:
 
     Args:
         jobs: all of the stage: how a batch is passed must not depend on how many of them are left.
+        is_stopped: whether the user has asked to stop, which ends the waiting for an answer.
 
     Raises:
         UnavailableError: Ray is not installed, no cluster answers, or it has no device of the kind that is asked for.
     """
 
-    def __init__(self, task: Task, jobs: Sequence[Job], settings: WorkerSettings) -> None:
+    def __init__(
+        self, task: Task, jobs: Sequence[Job], settings: WorkerSettings, is_stopped: Callable[[], bool]
+    ) -> None:
         missing = [name for name in ("ray", "grpc") if importlib.util.find_spec(name) is None]
         if missing:
             raise UnavailableError(
@@ -59,14 +63,15 @@ class RayRunner:
         self._bridge: WorkerProcess | None = None
         self._lost_since: float | None = time.monotonic()
         self._again = 0.0  # when it is tried to reach the cluster again
+        latest = time.monotonic() + _CONNECT_SECONDS
         try:
-            while not self._nodes:
-                self.hear(0.5)
-                if self._bridge is None:
+            while not self._nodes and not is_stopped():
+                self.hear(0.25)
+                if self._bridge is None or time.monotonic() > latest:
                     raise self._unreachable()
             self._device = self._kind()
             self._each = self._side_by_side(task, jobs) if self._device == "cuda" else 1
-            if not self.capacity():
+            if self._nodes and not self.capacity():
                 raise UnavailableError(
                     f"the cluster at {settings.address} has no node that can train: {self._described()}; let nodes "
                     f"join, or say with workers.most how many trainings a cluster that grows shall take"
@@ -134,7 +139,8 @@ class RayRunner:
 
     def close(self) -> None:
         if self._bridge is not None:
-            self._bridge.leave(_LEAVE_SECONDS)
+            if self._nodes:  # otherwise it is connecting, and does not listen
+                self._bridge.leave(_LEAVE_SECONDS)
             self._bridge.end()
             self._bridge = None
 
@@ -203,9 +209,10 @@ class RayRunner:
 
     def _unreachable(self) -> UnavailableError:
         address = self._settings.address
+        words = self._words or f"no answer within {_CONNECT_SECONDS:g} s"
         hint = "; start one with `ray start --head`, or have one started for this run with --address local"
         return UnavailableError(
-            f"no Ray cluster can be reached at {address} ({self._words}){hint if address == 'auto' else ''}"
+            f"no Ray cluster can be reached at {address} ({words}){hint if address == 'auto' else ''}"
         )
 
     def _why(self, node: Mapping[str, Any]) -> str:
@@ -219,7 +226,7 @@ class RayRunner:
 
     def _kind(self) -> str:
         gpus = sum(node["gpus"] for node in self._nodes if not self._why(node))
-        if self._settings.device == "cuda" and not gpus and self._settings.most is None:
+        if self._nodes and self._settings.device == "cuda" and not gpus and self._settings.most is None:
             raise UnavailableError(
                 f"workers.device is 'cuda', but the cluster at {self._settings.address} has no GPU: "
                 f"{self._described()}; use 'auto' or 'cpu', or say with workers.most how many trainings to ask for"

@@ -117,7 +117,7 @@ def run_jobs(
     _clear_checkpoints(task, [job for job in jobs if job.id in results])  # a driver may have died after a commit
     with Signals() as signals:
         if waiting:
-            pool = _Pool(store, waiting, task, settings, _runner(task, jobs, settings), state)
+            pool = _Pool(store, waiting, task, settings, _runner(task, jobs, settings, signals), state)
             try:
                 pool.grow()
                 while pool.workers or pool.waiting:
@@ -135,12 +135,12 @@ def run_jobs(
             progress(state)
 
 
-def _runner(task: Task, jobs: Sequence[Job], settings: WorkerSettings) -> Runner:
+def _runner(task: Task, jobs: Sequence[Job], settings: WorkerSettings, signals: Signals) -> Runner:
     if settings.runner == "local":
         return LocalRunner(task, jobs, settings)
     from data_gen.cluster import RayRunner
 
-    return RayRunner(task, jobs, settings)
+    return RayRunner(task, jobs, settings, lambda: signals.number is not None)
 
 
 def next_job(waiting: deque[Job], workers: int, sizes: Mapping[str, float]) -> Job:
