@@ -8,7 +8,7 @@ import logging
 import select
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_gen.memory import processes_that_fit
@@ -20,7 +20,10 @@ from supernet.settings import UnavailableError
 
 _BRIDGE = (sys.executable, "-P", "-m", "data_gen.ray_bridge")
 _PATIENCE = 120.0
-"""Seconds in which a cluster whose head was lost may come back."""
+"""Seconds in which a cluster that has lost its head, or all nodes that can train, may get another."""
+
+_FALLS = 30
+"""Bridges in a row that may end before any worker is placed."""
 
 _CONNECT_SECONDS = 60.0
 _AGAIN_SECONDS = 5.0
@@ -41,15 +44,12 @@ class RayRunner:
 
     Args:
         jobs: all of the stage: how a batch is passed must not depend on how many of them are left.
-        is_stopped: whether the user has asked to stop, which ends the waiting for an answer.
 
     Raises:
         UnavailableError: Ray is not installed, no cluster answers, or it has no device of the kind that is asked for.
     """
 
-    def __init__(
-        self, task: Task, jobs: Sequence[Job], settings: WorkerSettings, is_stopped: Callable[[], bool]
-    ) -> None:
+    def __init__(self, task: Task, jobs: Sequence[Job], settings: WorkerSettings) -> None:
         missing = [name for name in ("ray", "grpc") if importlib.util.find_spec(name) is None]
         if missing:
             raise UnavailableError(
@@ -61,20 +61,23 @@ class RayRunner:
         self._nodes: list[dict[str, Any]] = []
         self._given_up: dict[str, str] = {}  # by Ray's number of the node
         self._bridge: WorkerProcess | None = None
-        self._lost_since: float | None = time.monotonic()
+        self._words = ""  # why a bridge has ended
+        self._refusal = ""  # why it makes no sense to go on
+        self._falls = 0
+        self._useful = time.monotonic()  # when there was last a node that can train
         self._again = 0.0  # when it is tried to reach the cluster again
         latest = time.monotonic() + _CONNECT_SECONDS
         try:
-            while not self._nodes and not is_stopped():
+            while not self._nodes:
                 self.hear(0.25)
                 if self._bridge is None or time.monotonic() > latest:
                     raise self._unreachable()
             self._device = self._kind()
             self._each = self._side_by_side(task, jobs) if self._device == "cuda" else 1
-            if self._nodes and not self.capacity():
+            if not self.capacity():
                 raise UnavailableError(
-                    f"the cluster at {settings.address} has no node that can train: {self._described()}; let nodes "
-                    f"join, or say with workers.most how many trainings a cluster that grows shall take"
+                    f"{self._useless()}; let nodes join, or say with workers.most how many trainings a cluster that "
+                    f"grows shall take"
                 )
         except BaseException:
             self.close()
@@ -96,6 +99,7 @@ class RayRunner:
             options={"num_cpus": 1} if self._device == "cpu" else {"num_cpus": 0, "num_gpus": self._share()},
             avoid=[node["id"] for node in self._nodes if node["alive"] and self._why(node)],
             beat=min(self._settings.stall_seconds / 4, max(0.5, len(self._workers) / _BEATS)),
+            silence=self._settings.stall_seconds * 3 / 4,  # a node that is gone is no hang of a training
         )
         return self._started
 
@@ -108,6 +112,12 @@ class RayRunner:
 
     def hear(self, seconds: float) -> list[Event]:
         now = time.monotonic()
+        if self._refusal:
+            raise UnavailableError(self._refusal)
+        if self.capacity():
+            self._useful = now
+        elif self._started and now - self._useful > _PATIENCE:
+            raise self._unreachable() if not self._nodes else UnavailableError(self._useless())
         if self._bridge is None:
             if now < self._again:
                 time.sleep(min(seconds, self._again - now))
@@ -152,7 +162,7 @@ class RayRunner:
             address=self._settings.address,
             dashboard=self._settings.dashboard,
             command=None if self._task.command == WORKER else list(self._task.command),
-            images=str(self._task.data.folder),
+            images=str(self._task.data.folder.absolute()),
             splits=["train", "validation", *(["test"] if self._task.measure == "test" else [])],
         )
 
@@ -165,10 +175,11 @@ class RayRunner:
         if "nodes" in told:
             self._take_nodes(told["nodes"])
         elif "unavailable" in told:
-            raise UnavailableError(told["unavailable"])
+            self._refusal = told["unavailable"]  # what was heard with it counts
         elif "failure" in told:
             self._words = told["failure"]
         elif "placed" in told:
+            self._falls = 0
             return [Placed(told["placed"], Place(told["node"], told["device"], told["pid"]))]
         elif "line" in told:
             return [Line(told["line"], told["text"].encode())]
@@ -187,20 +198,19 @@ class RayRunner:
                 _LOGGER.warning("node %s has joined", name)
             elif old is not None and old["alive"] and not node["alive"]:
                 _LOGGER.warning("node %s is lost; its trainings go on elsewhere", name)
-        self._nodes, self._lost_since = nodes, None
+        self._nodes = nodes
 
     def _lose(self) -> list[Event]:
         """The bridge has ended: with it all workers are lost, and perhaps the cluster."""
         assert self._bridge is not None
         said = self._bridge.end()
         self._bridge = None
-        self._words = self._words or said.strip().rpartition("\n")[2]
-        now = time.monotonic()
-        self._again = now + _AGAIN_SECONDS
-        if self._lost_since is None:
-            self._lost_since = now
+        self._words = self._words or said.strip("; \n").rpartition("\n")[2]
+        self._again = time.monotonic() + _AGAIN_SECONDS
+        self._falls += 1
+        if self._started and self._falls == 1:
             _LOGGER.warning("the cluster at %s is lost (%s); trying again", self._settings.address, self._words)
-        elif self._started and now - self._lost_since > _PATIENCE:
+        elif self._falls > _FALLS:
             raise self._unreachable()
         gone = sorted(self._workers)
         self._workers.clear()
@@ -215,6 +225,9 @@ class RayRunner:
             f"no Ray cluster can be reached at {address} ({words}){hint if address == 'auto' else ''}"
         )
 
+    def _useless(self) -> str:
+        return f"the cluster at {self._settings.address} has no node that can train: {self._described()}"
+
     def _why(self, node: Mapping[str, Any]) -> str:
         """Why a node is not used; empty where it is."""
         if not node["alive"]:
@@ -226,7 +239,7 @@ class RayRunner:
 
     def _kind(self) -> str:
         gpus = sum(node["gpus"] for node in self._nodes if not self._why(node))
-        if self._nodes and self._settings.device == "cuda" and not gpus and self._settings.most is None:
+        if self._settings.device == "cuda" and not gpus and self._settings.most is None:
             raise UnavailableError(
                 f"workers.device is 'cuda', but the cluster at {self._settings.address} has no GPU: "
                 f"{self._described()}; use 'auto' or 'cpu', or say with workers.most how many trainings to ask for"

@@ -115,9 +115,10 @@ def run_jobs(
         len(accuracies), sum(job.id in failed for job in jobs), len(jobs), (), max(accuracies, default=None)
     )
     _clear_checkpoints(task, [job for job in jobs if job.id in results])  # a driver may have died after a commit
+    runner = _runner(task, jobs, settings) if waiting else None  # a signal that comes meanwhile ends this at once
     with Signals() as signals:
-        if waiting:
-            pool = _Pool(store, waiting, task, settings, _runner(task, jobs, settings, signals), state)
+        if runner is not None:
+            pool = _Pool(store, waiting, task, settings, runner, state)
             try:
                 pool.grow()
                 while pool.workers or pool.waiting:
@@ -135,12 +136,12 @@ def run_jobs(
             progress(state)
 
 
-def _runner(task: Task, jobs: Sequence[Job], settings: WorkerSettings, signals: Signals) -> Runner:
+def _runner(task: Task, jobs: Sequence[Job], settings: WorkerSettings) -> Runner:
     if settings.runner == "local":
         return LocalRunner(task, jobs, settings)
     from data_gen.cluster import RayRunner
 
-    return RayRunner(task, jobs, settings, lambda: signals.number is not None)
+    return RayRunner(task, jobs, settings)
 
 
 def next_job(waiting: deque[Job], workers: int, sizes: Mapping[str, float]) -> Job:
@@ -389,8 +390,8 @@ class _Pool:
             "seed": job.seed,
             "recipe": self.task.recipe.model_dump(mode="json"),
             "pieces": pieces,
-            "weights": None if weights is None else str(weights / f"{job.architecture.key}-{job.seed}.safetensors"),
-            "checkpoints": None if checkpoints is None else [str(checkpoints), _checkpoint_name(job)],
+            "weights": None if weights is None else str(weights.absolute() / _weights_name(job)),
+            "checkpoints": None if checkpoints is None else [str(checkpoints.absolute()), _checkpoint_name(job)],
             "checkpoint_seconds": self.settings.checkpoint_seconds,
         }
         self._messages.append((worker.number, message))
@@ -455,6 +456,10 @@ def _gpu(told: object) -> tuple[str, GpuUse] | None:
     except (TypeError, KeyError, ValueError):
         return None
     return (name, GpuUse(use, memory)) if 0 <= use <= 1 and 0 <= memory <= 1 else None
+
+
+def _weights_name(job: Job) -> str:
+    return f"{job.architecture.key}-{job.seed}.safetensors"
 
 
 def _checkpoint_name(job: Job) -> str:

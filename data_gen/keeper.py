@@ -17,15 +17,18 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
 from data_gen.processes import WorkerProcess
 from data_gen.task import WORKER
-from supernet.files import bytes_digest
+from supernet.files import bytes_digest, sweep, write_bytes
 from supernet.settings import UnavailableError
-from training.data import cache_folder, damage
+from training.checkpoint_files import found
+from training.data import SplitName, cache_folder, damage
+from training.native import build
 
 File = tuple[str, str, bytes]
 """What it belongs to (``weights`` or ``checkpoints``), its name, its content."""
@@ -67,8 +70,7 @@ class Keeper:
     """An actor that holds one worker process. Its methods are called in turn by the bridge."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
-        _sweep(self._folder.parent)
+        self._folder: Path | None = None
         self._process: WorkerProcess | None = None
         self._lock: IO[str] | None = None
         self._images = Path()
@@ -85,34 +87,46 @@ class Keeper:
 
         return str(ray.get_runtime_context().get_node_id())
 
-    async def look(self, name: str, described: bytes, splits: Sequence[str]) -> list[str]:
-        """Which files of the prepared images are still to be brought here; nobody else brings them meanwhile.
+    async def look(
+        self, name: str, described: bytes, splits: Sequence[SplitName], memory_megabytes: float
+    ) -> list[str]:
+        """Which files of the prepared images are still to be brought here; nobody else on this node looks meanwhile.
 
         Args:
             name: of the folder; described: its info.json, by whose content the node's copy is named.
+            memory_megabytes: of a larger file only the size is compared.
         """
-        own = cache_folder() / "prepared" / name
-        if _is(own, described) and not damage(own, splits):  # type: ignore[arg-type]
-            self._images = own
-            return []
-        self._images = cache_folder() / "placed" / bytes_digest(described) / name
         try:
-            self._images.mkdir(parents=True, exist_ok=True)
-            self._lock = (self._images.parent / "lock").open("w")
-            await asyncio.to_thread(fcntl.flock, self._lock, fcntl.LOCK_EX)  # one of those on this node
-            if not _is(self._images, described):
-                (self._images / "info.json").write_bytes(described)
+            self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+            _sweep(self._folder.parent)
         except OSError as error:
-            raise UnavailableError(f"{self._images}: cannot write images ({error.strerror})") from error
-        missing = [
-            f"{split}_{part}.npy"
-            for split in splits
-            for part in ("images", "labels")
-            if damage(self._images, [split])  # type: ignore[list-item]
-        ]
-        if not missing:
-            self._unlock()
-        return missing
+            raise UnavailableError(f"{tempfile.gettempdir()}: cannot write ({error.strerror})") from error
+        copy = cache_folder() / "placed" / bytes_digest(described) / name
+        try:
+            copy.mkdir(parents=True, exist_ok=True)
+            self._lock = (copy.parent / "lock").open("w")
+            await asyncio.to_thread(fcntl.flock, self._lock, fcntl.LOCK_EX)
+            sweep(copy)
+        except OSError as error:
+            raise UnavailableError(f"{copy}: cannot write images ({error.strerror})") from error
+        self._images = cache_folder() / "prepared" / name  # where the driver is on this node
+        missing = await self._missing(described, splits, memory_megabytes)
+        if missing:
+            self._images = copy
+            missing = await self._missing(described, splits, memory_megabytes)
+        if missing:
+            write_bytes(copy / "info.json", described)
+        return [f"{split}_{part}.npy" for split in missing for part in ("images", "labels")]
+
+    async def _missing(
+        self, described: bytes, splits: Sequence[SplitName], memory_megabytes: float
+    ) -> Sequence[SplitName]:
+        try:
+            if (self._images / "info.json").read_bytes() != described:
+                return splits
+        except OSError:
+            return splits
+        return [split for split in splits if await asyncio.to_thread(damage, self._images, [split], memory_megabytes)]
 
     async def bring(self, name: str, pieces: Sequence[Any]) -> None:
         """Write a file from its pieces in the object store."""
@@ -135,6 +149,8 @@ class Keeper:
             command: None is the worker of this tool.
             beat: seconds between two signs of life that are passed on.
         """
+        if command is None and first["device"] == "cpu":
+            await asyncio.to_thread(build)  # once on this node, and not by all workers at the same time
         self._unlock()
         self._beat_seconds = beat
         process = self._process = WorkerProcess(WORKER if command is None else command, first["device"])
@@ -151,18 +167,21 @@ class Keeper:
 
     async def send(self, message: Mapping[str, Any], checkpoints: Sequence[File]) -> None:
         """Pass a line on; a job's files are in this node's folder meanwhile."""
-        if self._process is None:
+        if self._process is None or self._folder is None:
             return
         if "job" in message:
             self._job = dict(message)
             folder = self._folder / "checkpoints"
-            shutil.rmtree(folder, ignore_errors=True)
-            if message["checkpoints"] is not None:
-                folder.mkdir()
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(exist_ok=True)
                 for _, name, content in checkpoints:
                     (folder / name).write_bytes(content)
+            except OSError as error:
+                raise UnavailableError(f"{folder}: cannot write ({error.strerror})") from error
+            if message["checkpoints"] is not None:
                 self._job["checkpoints"] = [str(folder), message["checkpoints"][1]]
-            self._sent = {name for _, name, _ in checkpoints}
+            self._sent = {Path(name).stem for _, name, _ in checkpoints}
             if message["weights"] is not None:
                 self._job["weights"] = str(self._folder / "weights" / Path(message["weights"]).name)
             message = self._job
@@ -171,20 +190,17 @@ class Keeper:
     async def listen(self) -> tuple[list[bytes], list[File], str | None]:
         """What the worker wrote since, the files that belong to it, and how it ended where it has.
 
-        Answers at once where there is something to tell, but signs of life are told once in a while.
+        Answers at once where there is something to tell. Signs of life are told once in a while, and the answer that
+        there is nothing to tell says that this node still is.
         """
-        while True:
-            try:
-                await asyncio.wait_for(self._something.wait(), self._beat_seconds)
-            except TimeoutError:
-                if self._beat is None:
-                    continue
-            self._something.clear()
-            lines, self._lines = self._lines, []
-            if self._beat is not None:
-                lines.insert(0, self._beat)
-                self._beat = None
-            return lines, self._files(lines), self._ended
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._something.wait(), self._beat_seconds)
+        self._something.clear()
+        lines, self._lines = self._lines, []
+        if self._beat is not None:
+            lines.insert(0, self._beat)
+            self._beat = None
+        return lines, self._files(lines), self._ended
 
     async def end(self) -> None:
         """Kill the worker with all that it has started, and remove its files."""
@@ -192,7 +208,8 @@ class Keeper:
             process, self._process = self._process, None
             process.kill()
         self._unlock()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _heard(self, lines: Sequence[bytes]) -> None:
         for line in lines:
@@ -209,35 +226,33 @@ class Keeper:
             self._something.set()
 
     def _files(self, lines: Sequence[bytes]) -> list[File]:
-        """The weights of a result; the newest checkpoint that was not sent yet."""
-        files: list[File] = []
-        if self._job.get("weights") and any(b'"result"' in line for line in lines):
-            weights = Path(self._job["weights"])
-            for path in (weights, weights.with_suffix(".json")):
-                if path.exists():
-                    files.append(("weights", path.name, path.read_bytes()))
-                    path.unlink()
-        if self._job.get("checkpoints"):
-            folder, name = self._job["checkpoints"]
-            # The JSON is written last and removed first, so whose JSON is there is whole.
-            for described in sorted(Path(folder).glob(f"{name}.*.json"))[-1:]:
-                pair = [described.with_suffix(".safetensors"), described]
-                if described.name not in self._sent and all(path.exists() for path in pair):
-                    files += [("checkpoints", path.name, path.read_bytes()) for path in pair]
-                    self._sent.add(described.name)
-        return files
+        """The weights of a result, else the newest checkpoint that was not sent yet."""
+        if any(b'"result"' in line for line in lines):
+            if not self._job.get("weights"):
+                return []
+            trained = Path(self._job["weights"])
+            paths = [path for path in (trained, trained.with_suffix(".json")) if path.exists()]
+            files = [("weights", path.name, path.read_bytes()) for path in paths]
+            for path in paths:
+                path.unlink()
+            return files
+        if not self._job.get("checkpoints"):
+            return []
+        folder, name = self._job["checkpoints"]
+        for _, base in found(Path(folder), name):
+            if base.name in self._sent:
+                break
+            described, weights = (base.with_name(f"{base.name}.{ending}") for ending in ("json", "safetensors"))
+            with suppress(FileNotFoundError):  # it is being written or removed: whose JSON is there is whole
+                files = [("checkpoints", path.name, path.read_bytes()) for path in (described, weights)]
+                self._sent.add(base.name)
+                return files[::-1]  # in the order in which they are written
+        return []
 
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-
-def _is(folder: Path, described: bytes) -> bool:
-    try:
-        return (folder / "info.json").read_bytes() == described
-    except OSError:
-        return False
 
 
 def _sweep(folder: Path) -> None:

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 from data_gen.keeper import File, Keeper, code_digest, probe
 from supernet.files import write_bytes
 from supernet.settings import UnavailableError
-from training.checkpoint_files import keep_newest
+from training.checkpoint_files import found, keep_newest
 
 _PIECE = 64 * 2**20
 """Bytes of images that are one object of the store: a node holds no more of them in memory than that."""
@@ -33,6 +33,7 @@ _LOOK_SECONDS = 1.0
 """Between two looks at which nodes there are."""
 
 _PROBE_SECONDS = 90.0
+_POLL_SECONDS = 0.2
 _END_SECONDS = 2.0
 _LEAVE_SECONDS = 5.0
 
@@ -41,13 +42,14 @@ def main() -> None:
     """Serve a driver until standard input closes."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints
+    os.chdir("/")  # Ray has the actors of this machine import from the folder that its driver is in
     first = json.loads(sys.stdin.readline())
     _prepare_environment(first)
     import ray
 
     def refuse(error: Exception) -> None:
-        words = str(error).strip().partition("\n")[0] or type(error).__name__
-        answers.write(json.dumps({"failure": words}) + "\n")
+        say = "unavailable" if isinstance(error, UnavailableError) else "failure"
+        answers.write(json.dumps({say: _first_line(error)}) + "\n")
         answers.flush()
 
     try:
@@ -103,12 +105,13 @@ class _Bridge:
         self._command = first["command"]
         self._images = Path(first["images"])
         self._splits: list[str] = first["splits"]
-        self._described = (self._images / "info.json").read_bytes()
         self._placed: dict[str, asyncio.Task[list[Any]]] = {}  # by file, what is in the object store
         self._code = code_digest()
         self._nodes: dict[str, dict[str, Any]] = {}  # by Ray's number
+        self._told: set[str] = set()  # those that the driver knows of
         self._keepers: dict[int, Any] = {}
-        self._folders: dict[int, dict[str, Any]] = {}  # where the files of a worker's job belong
+        self._standing: set[int] = set()  # workers whose actor has been placed
+        self._jobs: dict[int, dict[str, Any]] = {}  # what each worker was sent last: where its files belong
         self._tasks: set[asyncio.Task[None]] = set()
         self._commands: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
@@ -151,7 +154,9 @@ class _Bridge:
             return
         if isinstance(error, UnavailableError):  # the driver's own disk
             self._say(unavailable=str(error))
-        task.print_stack()  # of anything else the driver learns from the closed pipe
+        else:
+            task.print_stack()
+            self._say(failure=_last_line(error))
         self._commands.put_nowait(None)
 
     def _say(self, **content: object) -> None:
@@ -172,7 +177,7 @@ class _Bridge:
             state = json.dumps(list(self._nodes.values()))
             if state != told:
                 self._say(nodes=list(self._nodes.values()))
-                told = state
+                self._told, told = set(self._nodes), state
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _look_at(self, number: str, node: Mapping[str, Any]) -> None:
@@ -211,34 +216,58 @@ class _Bridge:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(command['avoid'])})"}
         actor: Any = ray.remote(Keeper)
         keeper = self._keepers[number] = actor.options(**options).remote()
-        node: Mapping[str, Any] = {"name": "", "cpus": 1}
+        name = ""
         try:
-            node = self._nodes.get(await keeper.where.remote(), node)
-            for name in await keeper.look.remote(self._images.name, self._described, self._splits):
-                await keeper.bring.remote(name, await self._place(name))
+            identity = await keeper.where.remote()
+            self._standing.add(number)
+            node = await self._known(identity)
+            name = node["name"]
+            if node["why"]:
+                self._tell(number, ended=number, words=node["why"], lost=True, node=name)
+                return
+            described = await asyncio.to_thread(_read, self._images / "info.json")
+            wanted = self._images.name, described, self._splits, first["memory_megabytes"]
+            for file in await keeper.look.remote(*wanted):
+                await keeper.bring.remote(file, await self._place(file))
             if first["device"] == "cpu":
                 first["processes"] = max(1, int(node["cpus"]))
             process = await keeper.begin.remote(first, self._command, command["beat"])
-            self._tell(number, placed=number, node=node["name"], device=first["device"], pid=process)
+            self._tell(number, placed=number, node=name, device=first["device"], pid=process)
             while True:
-                lines, files, ended = await keeper.listen.remote()
+                lines, files, ended = await asyncio.wait_for(_answer(keeper.listen.remote()), command["silence"])
                 if files and number in self._keepers:
-                    await asyncio.to_thread(_write, files, self._folders[number])
+                    await asyncio.to_thread(_write, files, self._jobs[number])
                 for line in lines:
                     self._tell(number, line=number, text=line.decode(errors="replace"))
                 if ended is not None:
-                    self._tell(number, ended=number, words=ended, lost=False, node=node["name"])
-                    await self._end(number)
+                    self._tell(number, ended=number, words=ended, lost=False, node=name)
                     return
-        except ray.exceptions.RayActorError as error:
-            failed = bool(getattr(error, "_actor_init_failed", False))
-            self._tell(
-                number, ended=number, words=f"its actor; {_last_line(error)}", lost=not failed, node=node["name"]
-            )
-        except ray.exceptions.RayTaskError as error:  # such as a full disk there
-            self._tell(number, ended=number, words=f"its actor; {_last_line(error)}", lost=False, node=node["name"])
+        except TimeoutError:
+            words = f"no word from its node for {command['silence']:g} s"
+            self._tell(number, ended=number, words=words, lost=True, node=name)
+        except ray.exceptions.RayTaskError as error:
+            self._fault(number, name, error)
+        except ray.exceptions.RayError as error:  # the actor is gone, and most often its node
+            self._tell(number, ended=number, words=_last_line(error), lost=True, node=name)
+        finally:
             await self._end(number)
-        self._keepers.pop(number, None)
+
+    async def _known(self, identity: str) -> Mapping[str, Any]:
+        """A node by Ray's number, once the driver knows of it too: an actor may be placed on one that has just come."""
+        for _ in range(int(_PROBE_SECONDS / _POLL_SECONDS)):
+            if identity in self._told:
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        return self._nodes.get(identity, {"name": "", "cpus": 1, "why": "lost before it could be asked what it is"})
+
+    def _fault(self, number: int, node: str, error: Exception) -> None:
+        """An actor could not do its part, such as where a disk is full: its node's fault, not that of a job."""
+        if number in self._jobs:
+            job = self._jobs[number]["job"]
+            answer = json.dumps({"job": job, "failure": "unavailable", "message": _last_line(error)})
+            self._tell(number, line=number, text=answer)
+        else:
+            self._tell(number, ended=number, words=f"a fault of its node; {_last_line(error)}", lost=False, node=node)
 
     def _tell(self, number: int, **content: object) -> None:
         """Say something of a worker that the driver has not ended."""
@@ -251,22 +280,37 @@ class _Bridge:
             return
         files: list[File] = []
         if "job" in message:
-            self._folders[number] = message
+            self._jobs[number] = message
             if message["checkpoints"] is not None:
                 folder, name = message["checkpoints"]
-                paths = Path(folder).glob(f"{name}.*")
-                files = [("checkpoints", path.name, path.read_bytes()) for path in paths if path.suffix != ".tmp"]
-        keeper.send.remote(message, files)  # where the actor is gone, listening to it tells so
+                for _, base in found(Path(folder), name):
+                    for path in (base.with_name(f"{base.name}.{ending}") for ending in ("safetensors", "json")):
+                        with suppress(FileNotFoundError):
+                            files.append(("checkpoints", path.name, path.read_bytes()))
+        self._begin(self._sent(number, keeper.send.remote(message, files)))
+
+    async def _sent(self, number: int, reference: Any) -> None:  # noqa: ANN401 - Ray's
+        """Where a message could not be taken, the worker's job would never be heard of again."""
+        import ray
+
+        try:
+            await reference
+        except ray.exceptions.RayTaskError as error:
+            self._fault(number, "", error)
+        except ray.exceptions.RayError:
+            pass  # listening to the actor tells
 
     async def _end(self, number: int) -> None:
         import ray
 
         keeper = self._keepers.pop(number, None)
-        self._folders.pop(number, None)
+        self._jobs.pop(number, None)
         if keeper is None:
             return
-        with suppress(TimeoutError, ray.exceptions.RayError):
-            await asyncio.wait_for(_answer(keeper.end.remote()), _END_SECONDS)
+        if number in self._standing:  # else it waits for a node
+            self._standing.discard(number)
+            with suppress(TimeoutError, ray.exceptions.RayError):
+                await asyncio.wait_for(_answer(keeper.end.remote()), _END_SECONDS)
         with suppress(ray.exceptions.RayError, ValueError):
             ray.kill(keeper)
 
@@ -278,14 +322,25 @@ class _Bridge:
 
 
 def _put(path: Path) -> list[Any]:
+    """Raises UnavailableError where it cannot be read, or the object store takes no more."""
     import numpy as np
     import ray
 
-    size = path.stat().st_size
-    return [
-        ray.put(np.fromfile(path, np.uint8, min(_PIECE, size - start), offset=start))  # read without a copy
-        for start in range(0, size, _PIECE)
-    ]
+    try:
+        size = path.stat().st_size
+        return [
+            ray.put(np.fromfile(path, np.uint8, min(_PIECE, size - start), offset=start))  # read without a copy
+            for start in range(0, size, _PIECE)
+        ]
+    except (OSError, ray.exceptions.RayError) as error:
+        raise UnavailableError(f"{path}: cannot be put in the object store of the cluster ({error})") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnavailableError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _write(files: Sequence[File], job: Mapping[str, Any]) -> None:
@@ -302,10 +357,14 @@ async def _answer(reference: Any) -> Any:  # noqa: ANN401 - Ray's, of whatever t
     return await reference
 
 
-def _last_line(error: Exception) -> str:
-    """The words of an error of Ray's that say what was wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+def _first_line(error: BaseException) -> str:
+    """The words of an error without advice that follows."""
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+
+
+def _last_line(error: BaseException) -> str:
+    """The words of an error of Ray's that say what was wrong: what happened on a node has its trace before them."""
+    return str(error).strip().rpartition("\n")[2].strip()[:300] or type(error).__name__
 
 
 if __name__ == "__main__":
