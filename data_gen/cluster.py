@@ -25,6 +25,7 @@ _PATIENCE = 120.0
 _FALLS = 30
 """Bridges in a row that may end before any worker is placed."""
 
+_CONNECT_SECONDS = 60.0
 _AGAIN_SECONDS = 5.0
 """Between two attempts to reach it."""
 
@@ -65,10 +66,11 @@ class RayRunner:
         self._falls = 0
         self._useful = time.monotonic()  # when there was last a node that can train
         self._again = 0.0  # when it is tried to reach the cluster again
+        latest = time.monotonic() + _CONNECT_SECONDS
         try:
             while not self._nodes:
-                self.hear(0.5)
-                if self._bridge is None:
+                self.hear(0.25)
+                if self._bridge is None or time.monotonic() > latest:
                     raise self._unreachable()
             self._device = self._kind()
             self._each = self._side_by_side(task, jobs) if self._device == "cuda" else 1
@@ -147,7 +149,8 @@ class RayRunner:
 
     def close(self) -> None:
         if self._bridge is not None:
-            self._bridge.leave(_LEAVE_SECONDS)
+            if self._nodes:  # otherwise it is connecting, and does not listen
+                self._bridge.leave(_LEAVE_SECONDS)
             self._bridge.end()
             self._bridge = None
 
@@ -216,9 +219,10 @@ class RayRunner:
 
     def _unreachable(self) -> UnavailableError:
         address = self._settings.address
+        words = self._words or f"no answer within {_CONNECT_SECONDS:g} s"
         hint = "; start one with `ray start --head`, or have one started for this run with --address local"
         return UnavailableError(
-            f"no Ray cluster can be reached at {address} ({self._words}){hint if address == 'auto' else ''}"
+            f"no Ray cluster can be reached at {address} ({words}){hint if address == 'auto' else ''}"
         )
 
     def _useless(self) -> str:

@@ -122,13 +122,13 @@ def run_jobs(
             try:
                 pool.grow()
                 while pool.workers or pool.waiting:
-                    if progress is not None:
-                        progress(pool.progress())
                     if signals.number is not None:
                         pool.ask_to_stop()
                         if not pool.workers:
                             break
                     pool.step()
+                    if progress is not None:
+                        progress(pool.progress())
                 state = pool.progress()
             finally:
                 pool.stop()

@@ -60,6 +60,8 @@ class Display:
             left = clock.left(done + sum(progress.running), progress.total)
             best = "" if progress.best is None else f"best {progress.best:.2%}"
             failed = f", {progress.failed} failed" if progress.failed else ""
+            if progress.asked and not progress.running:  # of a cluster
+                failed += f", waiting for {progress.asked} worker{'s' if progress.asked > 1 else ''}"
             if self._bar is not None and task is not None:
                 self._bar.update(
                     task, total=progress.total, completed=done, left=left.removesuffix(", "), best=best + failed

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import importlib.util
 import os
 import platform
 import re
@@ -108,6 +109,8 @@ def doctor(run: Run | None = None, logs: Path = Path("logs"), made: Sequence[Che
         ``checks``, each a :class:`Check` as an object, and how many are ``wrong`` and ``warnings``.
     """
     checks = [python_version(), *packages(), gpus("auto" if run is None else run.settings.workers.device)]
+    if run is not None and run.settings.workers.runner == "ray":
+        checks.append(ray_version(run.settings.workers.address))
     workers = cpu_workers(run)
     checks += [cores(workers), compiled_kernels(), memory(workers), sqlite_version()]
     checks += [*logs_folder(logs), *cache(), temporary_folder(), *made]
@@ -233,6 +236,15 @@ def gpus(device: str = "auto") -> Check:
     if device == "cuda":
         return Check("GPU", "wrong", "none, but workers.device is cuda", "--set workers.device=auto")
     return Check("GPU", "ok", f"none: {cpu}")
+
+
+def ray_version(address: str) -> Check:
+    """Ray, where a run wants its nodes. Whether the cluster answers is told when it is needed."""
+    missing = [name for name in ("ray", "grpc") if importlib.util.find_spec(name) is None]
+    if missing:
+        mend = "pip install 'genas[ray]', or --set workers.runner=local"
+        return Check("Ray", "wrong", f"{missing[0]} is not installed, but workers.runner is ray", mend)
+    return Check("Ray", "ok", f"{metadata.version('ray')}, for the cluster at {address}")
 
 
 def cpu_workers(run: Run | None) -> int:

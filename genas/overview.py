@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_gen import device_names, plan
+from data_gen import WorkerSettings, device_names, plan
 from genas.config import Run, recipe_of
 from genas.labelling import first_labels
 from genas.stages import resolve, single_thread
@@ -65,7 +65,7 @@ def estimate(run: Run) -> dict[str, Any]:
         "retrain_seconds": other * -(-retrainings // side_by_side),
         "images": dict(info.sizes),
         "classes": len(info.classes),
-        "notes": _notes(recipe, sizes),
+        "notes": [*_notes(recipe, sizes), *_of_cluster(settings.workers)],
     }
 
 
@@ -90,6 +90,15 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int]) -> list[str]:
             "raise data.validation_fraction"
         )
     return notes
+
+
+def _of_cluster(workers: WorkerSettings) -> list[str]:
+    if workers.runner == "local":
+        return []
+    return [
+        f"workers.runner is ray: the hours are those of the workers of this machine, not of the cluster at "
+        f"{workers.address}, which is not asked"
+    ]
 
 
 def _step_seconds(graph: ArchGraph, split: Split, info: DataInfo, recipe: Recipe, device: str) -> float:

@@ -374,14 +374,14 @@ class TestExitCodes:
     @pytest.mark.parametrize(("stage", "module"), [("generate", "generating"), ("retrain", "retraining")])
     def test_some_failed_trainings_are_4(self, stage, module, genas, recipe, finished, monkeypatch):
         result = {**finished.results[stage], "failed": 1}
-        monkeypatch.setattr(f"genas.{module}.{stage}", lambda run, progress: result)
+        monkeypatch.setattr(f"genas.{module}.{stage}", lambda run, progress, *part: result)
         assert genas(stage, recipe).code == 4
         monkeypatch.setattr("genas.pipeline.run_all", lambda run, progress: {**finished.results, stage: result})
         assert genas("run", recipe).code == 4
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_interruptions_print_the_line_that_continues(self, number, code, genas, recipe, monkeypatch):
-        monkeypatch.setattr("genas.generating.generate", lambda run, progress: signal.raise_signal(number))
+        monkeypatch.setattr("genas.generating.generate", lambda run, progress, *part: signal.raise_signal(number))
         answer = genas("generate", recipe, "--set", "limits={macs: 150000}")
         assert answer.code == code
         assert f"the same line continues: genas generate {recipe} --set 'limits={{macs: 150000}}'" in answer.err
