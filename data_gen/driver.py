@@ -226,11 +226,16 @@ class _Pool:
         return Progress(self.done, self.failed, self.total, shares, self.best, asked)
 
     def grow(self) -> None:
-        """Ask for as many workers as there are jobs that wait for one, and as the machines hold."""
+        """Ask for as many workers as there are jobs that wait for one, and as the machines hold.
+
+        Those that are still to come when no job is left for them are ended: on a busy cluster that may be hours later.
+        """
         if self.deadline < math.inf:
             return
-        idle = sum(worker.job is None for worker in self.workers.values())
-        for _ in range(min(len(self.waiting) - idle, self.runner.capacity() - len(self.workers))):
+        idle = [worker for worker in self.workers.values() if worker.job is None]
+        for worker in idle[len(self.waiting) :]:
+            self._remove(worker)
+        for _ in range(min(len(self.waiting) - len(idle), self.runner.capacity() - len(self.workers))):
             worker = _Worker(self.runner.start())
             self.workers[worker.number] = worker
 

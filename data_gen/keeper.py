@@ -33,7 +33,7 @@ from training.native import build
 File = tuple[str, str, bytes]
 """What it belongs to (``weights`` or ``checkpoints``), its name, its content."""
 
-_FOLDER = "genas-node-"
+_FOLDER = "genas-"
 
 
 def probe() -> dict[str, Any]:
@@ -96,11 +96,7 @@ class Keeper:
             name: of the folder; described: its info.json, by whose content the node's copy is named.
             memory_megabytes: of a larger file only the size is compared.
         """
-        try:
-            self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
-            _sweep(self._folder.parent)
-        except OSError as error:
-            raise UnavailableError(f"{tempfile.gettempdir()}: cannot write ({error.strerror})") from error
+        self._folder = own_folder(tempfile.gettempdir())
         copy = cache_folder() / "placed" / bytes_digest(described) / name
         try:
             copy.mkdir(parents=True, exist_ok=True)
@@ -254,9 +250,16 @@ class Keeper:
             self._lock = None
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what actors have left that were killed."""
-    for path in folder.glob(f"{_FOLDER}*"):
+def own_folder(base: str) -> Path:
+    """A temporary folder of this process; those of processes that were killed are removed.
+
+    Raises UnavailableError where there can be none.
+    """
+    for path in Path(base).glob(f"{_FOLDER}*"):
         process = path.name.removeprefix(_FOLDER).partition("-")[0]
         if sys.platform == "linux" and process.isdecimal() and not Path(f"/proc/{process}").exists():
             shutil.rmtree(path, ignore_errors=True)
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base))
+    except OSError as error:
+        raise UnavailableError(f"{base}: cannot write ({error.strerror})") from error

@@ -14,6 +14,8 @@ import json
 import logging
 import os
 import secrets
+import shutil
+import socket
 import sys
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
@@ -21,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_gen.keeper import File, Keeper, code_digest, probe
+from data_gen.keeper import File, Keeper, code_digest, own_folder, probe
 from supernet.files import write_bytes
 from supernet.settings import UnavailableError
 from training.checkpoint_files import found, keep_newest
@@ -36,6 +38,7 @@ _PROBE_SECONDS = 45.0
 """How long nodes may take to answer what they are; those that take longer are used once they have answered."""
 
 _POLL_SECONDS = 0.2
+_ANSWER_SECONDS = 10.0
 _END_SECONDS = 2.0
 _LEAVE_SECONDS = 5.0
 
@@ -46,30 +49,25 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints
     os.chdir("/")  # Ray has the actors of this machine import from the folder that its driver is in
     first = json.loads(sys.stdin.readline())
-    _prepare_environment(first)
+    folder = _prepare_environment(first)
     import ray
-
-    def refuse(error: Exception) -> None:
-        say = "unavailable" if isinstance(error, UnavailableError) else "failure"
-        answers.write(json.dumps({say: _first_line(error)}) + "\n")
-        answers.flush()
 
     try:
         _connect(first)
-    except (ConnectionError, ValueError, RuntimeError, ImportError, OSError, ray.exceptions.RayError) as error:
-        refuse(error)
-        return
-    try:
         asyncio.run(_Bridge(first, answers).serve())
-    except (ConnectionError, RuntimeError, UnavailableError, ray.exceptions.RayError) as error:
-        refuse(error)
+    except (ConnectionError, ValueError, RuntimeError, ImportError, OSError, ray.exceptions.RayError) as error:
+        kind = "unavailable" if isinstance(error, UnavailableError) else "failure"
+        answers.write(json.dumps({kind: _first_line(error)}) + "\n")
+        answers.flush()
+    finally:
+        if folder is not None:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepare_environment(first: Mapping[str, Any]) -> None:
-    """What Ray reads before it is imported."""
-    address = first["address"]
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or _current_cluster()
+def _prepare_environment(first: Mapping[str, Any]) -> Path | None:
+    """Set what Ray reads before it is imported; returns the folder of a cluster that is started here."""
+    address = _address(first)
     if address == "local" or address.removeprefix("ray://").startswith(("127.", "localhost:")):
         # Under this name Ray keeps to the loopback address on Linux; without it, it listens on all.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -77,26 +75,45 @@ def _prepare_environment(first: Mapping[str, Any]) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # nobody else on this machine has business there
+        # Of its own, or it would count as the cluster of this machine. Short: its sockets may have 107 bytes.
+        folder = own_folder(os.environ.get("RAY_TMPDIR", "/tmp"))  # noqa: S108 - Ray's
+        os.environ["RAY_TMPDIR"] = str(folder)
+        return folder
+    return None
 
 
-def _current_cluster() -> str:
-    """The address that ``ray start`` on this machine has left; empty where there is none."""
+def _address(first: Mapping[str, Any]) -> str:
+    """Of the cluster; for ``auto`` what ``ray start`` on this machine has left, empty where it has left nothing.
+
+    Ray itself would take any cluster that it finds among the processes here, also one that is another's own.
+    """
+    if first["address"] != "auto":
+        return str(first["address"])
+    base = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - where Ray looks
     try:
-        return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text(encoding="utf-8")  # noqa: S108 - Ray's
+        left = Path(base, "ray", "ray_current_cluster").read_text(encoding="utf-8").strip()
     except OSError:
-        return ""
+        left = ""
+    return os.environ.get("RAY_ADDRESS") or left
 
 
 def _connect(first: Mapping[str, Any]) -> None:
+    """Raises ConnectionError where nobody answers, at once: Ray itself tries for minutes."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if first["address"] == "local":
-        ray.init(
-            address="local", include_dashboard=first["dashboard"], _node_ip_address="127.0.0.1", **quiet
-        )  # fmt: skip
-    else:
-        ray.init(address=first["address"], **quiet)
+    address = _address(first)
+    if address == "local":
+        ray.init(address="local", include_dashboard=first["dashboard"], _node_ip_address="127.0.0.1", **quiet)
+        return
+    if not address:
+        raise ConnectionError("none runs on this machine")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"{host}:{port}: {error.strerror or error}") from error
+    ray.init(address=address, **quiet)
 
 
 class _Bridge:
