@@ -18,7 +18,9 @@ def make_run(tmp_path, runner, request):
 
     def make(count=12, seed=0, plan=None):
         planned = [(one, seed, "sample") for one in architectures(count)] if plan is None else plan
-        runs.append(Run(tmp_path, planned, address))
+        folder = tmp_path / f"run{len(runs)}"
+        folder.mkdir()
+        runs.append(Run(folder, planned, address))
         return runs[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""A bridge without Ray: it speaks its protocol, places workers in turn, and answers their jobs itself.
+"""A bridge without Ray: it speaks its protocol, places a worker for each processor, and answers their jobs itself.
 
 Called with a folder: ``nodes.json`` there are the nodes of the cluster; without it there is none. Every command is
 noted in ``said``. A message with ``raw`` has it write that, one with ``end`` has it end with these last words.
@@ -23,7 +23,7 @@ def answer(**content):
 
 def main():
     folder = Path(sys.argv[1])
-    jobs = 0
+    jobs, held = 0, set()
     for line in sys.stdin:
         with (folder / "said").open("a") as file:
             file.write(line)
@@ -39,9 +39,14 @@ def main():
             usable = [
                 node for node in nodes if node["alive"] and not node["why"] and node["id"] not in command["avoid"]
             ]
+            if len(held) >= sum(node["cpus"] for node in usable):
+                continue
+            held.add(command["start"])
             number, name = command["start"], usable[command["start"] % len(usable)]["name"]
             answer(placed=number, node=name, device=command["first"]["device"], pid=number)
             answer(line=number, text='{"ready": true}')
+        elif "end" in command:
+            held.discard(command["end"])
         elif "raw" in message:
             say(message["raw"])
         elif "end" in message:

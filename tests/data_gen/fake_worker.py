@@ -62,7 +62,7 @@ def write(path, words):
 
 
 def train_long(job, notes):
-    """Without a checkpoint to go on from, leave one, go on until the stop, and leave another."""
+    """Without a checkpoint to go on from, leave one, go on until a stop, and leave another; a note ends it too."""
     folder, name = Path(job["checkpoints"][0]), job["checkpoints"][1]
     found = sorted(folder.glob(f"{name}.*.json"))
     if found:
@@ -74,6 +74,8 @@ def train_long(job, notes):
             write(folder / f"{name}.{step:09d}.{ending}", f"{ending} of step {step}")
         batches = 0
         while step == 1 and not STOP.is_set():
+            if (notes / "go").exists():
+                return
             batches += 1
             answer(job=job["job"], step=1, steps=2, batches=batches)
             time.sleep(0.05)

@@ -48,10 +48,10 @@ def architectures(count):
     return [one for one in codes if SPACE.is_valid(one.row())[0]][:count]
 
 
-def prepared(folder):
-    """A small folder of prepared images, such as is brought to nodes."""
+def prepared(folder, level=0):
+    """A small folder of prepared images, such as is brought to nodes; of another ``level`` they are others."""
     folder.mkdir()
-    content = {"images": np.zeros((4, 8, 8, 3), np.uint8), "labels": np.zeros(4, np.int64)}
+    content = {"images": np.full((4, 8, 8, 3), level, np.uint8), "labels": np.zeros(4, np.int64)}
     files = {}
     for split in ("train", "validation"):
         for part, array in content.items():

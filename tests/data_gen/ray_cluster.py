@@ -36,20 +36,21 @@ class RayCluster:
     """A head without a processor, and nodes that are added, stopped and killed. A context manager.
 
     Attributes:
+        base: the folder of all its files.
         address: of the cluster, as HOST:PORT.
         client_address: of its server for ``ray://``.
     """
 
     def __init__(self):
         # Short: the address of a socket in it may have 107 bytes.
-        self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
+        self.base = Path(tempfile.mkdtemp(prefix="ray-"))
 
     def __enter__(self):
-        environment = {**os.environ, **ENVIRONMENT, "RAY_TMPDIR": str(self._folder), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **ENVIRONMENT, "RAY_TMPDIR": str(self.base), "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        self._errors = (self._folder / "errors").open("w+")
+        self._errors = (self.base / "errors").open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__, str(self._folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", __file__, str(self.base)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._errors, env=environment, text=True, start_new_session=True,
         )  # fmt: skip
         started = self._answer()
@@ -65,7 +66,7 @@ class RayCluster:
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.base, ignore_errors=True)
 
     def add(self, cpus=1, gpus=0, **environment):
         """Start a node and return its number; it is part of the cluster then."""
@@ -88,12 +89,12 @@ class RayCluster:
         return self._ask(node_of=pid)["node"]
 
     def processes(self):
-        """All processes of the cluster."""
+        """All processes of the cluster, first the one that holds it."""
         return self._ask(processes=True)["processes"]
 
     def folder(self, node):
         """What a node has on its disk: its cache and its temporary files."""
-        return self._folder / f"node{node}"
+        return self.base / f"node{node}"
 
     def _ask(self, **command):
         self._process.stdin.write(json.dumps(command) + "\n")
@@ -103,7 +104,7 @@ class RayCluster:
     def _answer(self):
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the cluster has ended: {(self._folder / 'errors').read_text()[-2000:]}")
+            raise RuntimeError(f"the cluster has ended: {(self.base / 'errors').read_text()[-2000:]}")
         return json.loads(line)
 
 
@@ -169,7 +170,7 @@ class _Program:
                 owners = [number for number, pid_of in enumerate(self.nodes) if pid in descendants(pid_of)]
                 return {"node": owners[0] if owners else None}
             case {"processes": True}:
-                return {"processes": descendants(os.getpid())[1:]}
+                return {"processes": descendants(os.getpid())}
             case _:
                 raise ValueError(command)
         return {}

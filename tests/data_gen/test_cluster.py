@@ -308,6 +308,15 @@ def test_jobs_of_a_bridge_that_dies_are_interrupted_and_not_failed(fake):
     assert len(fake.said("address")) >= 6
 
 
+def test_a_run_does_not_wait_for_workers_that_nobody_needs_any_more(fake):
+    fake.has(node("a", 1))
+    seen = []
+    fake.run.drive(seen.append, workers=4)
+    assert fake.run.check_whole() == {}
+    assert max(progress.asked for progress in seen) == 3
+    assert sorted(command["end"] for command in fake.said("end")) == [1, 2, 3, 4]
+
+
 def test_a_job_that_loses_machine_after_machine_may_be_what_brings_them_down(fake, monkeypatch):
     send = RayRunner.send
     monkeypatch.setattr(RayRunner, "send", lambda runner, worker, message: send(runner, worker, {"end": "down"}))

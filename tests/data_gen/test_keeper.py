@@ -250,7 +250,7 @@ def test_checkpoints_come_as_they_are_made_and_go_along_with_a_job(node, images)
 
 
 def test_what_killed_ones_have_left_is_removed(node, images):
-    dead, mine = (node / "tmp" / f"genas-node-{pid}-x" for pid in (2**22 + 1, os.getpid()))
+    dead, mine = (node / "tmp" / f"genas-{pid}-x" for pid in (2**22 + 1, os.getpid()))
     for folder in (dead, mine):
         folder.mkdir()
         (folder / "weights").write_text("")
