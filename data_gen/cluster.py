@@ -88,7 +88,7 @@ class RayRunner:
             return 0
         if self._settings.most is not None:
             return self._settings.most  # also where nodes for it are still to come
-        return sum(self._places(node) for node in self._nodes if self._why(node) == "")
+        return self._all_places()
 
     def start(self) -> int:
         self._started += 1
@@ -141,7 +141,7 @@ class RayRunner:
             if one["name"] == node and not self._why(one):
                 self._given_up[one["id"]] = why
                 _LOGGER.warning("node %s is used no more: %s", node, why)
-        if not node or all(self._why(one) for one in self._nodes):
+        if not node or not self._all_places():
             raise UnavailableError(f"node {node}: {why}" if node else why)
 
     def nodes(self) -> list[Node]:
@@ -233,6 +233,9 @@ class RayRunner:
         if not node["alive"]:
             return "lost"
         return str(node["why"] or self._given_up.get(node["id"], ""))
+
+    def _all_places(self) -> int:
+        return sum(self._places(node) for node in self._nodes if not self._why(node))
 
     def _places(self, node: Mapping[str, Any]) -> int:
         return int(node["cpus"] if self._device == "cpu" else node["gpus"] * self._each)

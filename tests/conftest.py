@@ -5,6 +5,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.data_gen.ray_cluster import INSTALLED, RayCluster
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read before torch is imported: the suite shares its cores
 
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
@@ -26,3 +28,15 @@ def cache(tmp_path_factory):
         del os.environ["GENAS_CACHE"]
     else:
         os.environ["GENAS_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def ray_nodes(cache):
+    """A Ray cluster of two nodes with two places each, which tests leave as it was."""
+    if not INSTALLED:
+        pytest.skip("ray is not installed")
+    with pytest.MonkeyPatch.context() as environment, RayCluster() as cluster:
+        environment.setenv("RAY_AUTH_MODE", "disabled")  # as the cluster's own
+        cluster.add(cpus=2)
+        cluster.add(cpus=2)
+        yield cluster

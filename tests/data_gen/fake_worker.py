@@ -15,7 +15,7 @@ from pathlib import Path
 
 BEHAVIOURS = {100: "crash", 101: "killed", 102: "oom", 103: "diverged", 104: "hang", 105: "stop", 106: "garbage",
               107: "number", 108: "twice", 109: "exit", 110: "torn", 111: "unavailable", 112: "large", 113: "chatter",
-              114: "brood", 115: "nan"}  # fmt: skip
+              114: "brood", 115: "nan", 116: "long", 117: "full"}  # fmt: skip
 
 
 def label(choices, seed):
@@ -53,6 +53,34 @@ def fail(job, kind):
     os._exit(1)
 
 
+def write(path, words):
+    """A file of a training, in the way and order in which the real worker writes it: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(words)
+    temporary.replace(path)
+
+
+def train_long(job, notes):
+    """Without a checkpoint to go on from, leave one, go on until the stop, and leave another."""
+    folder, name = Path(job["checkpoints"][0]), job["checkpoints"][1]
+    found = sorted(folder.glob(f"{name}.*.json"))
+    if found:
+        weights = found[-1].with_suffix(".safetensors").read_text()
+        (notes / f"continued-{job['job']}").write_text(f"{found[-1].read_text()}, {weights}")
+        return
+    for step in (1, 2):
+        for ending in ("safetensors", "json"):
+            write(folder / f"{name}.{step:09d}.{ending}", f"{ending} of step {step}")
+        batches = 0
+        while step == 1 and not STOP.is_set():
+            batches += 1
+            answer(job=job["job"], step=1, steps=2, batches=batches)
+            time.sleep(0.05)
+    answer(job=job["job"], stopped=True)
+    os._exit(1)
+
+
 def serve(job, notes):
     number, seed = job["job"], job["seed"]
     with (notes / f"job-{number}").open("a") as file:
@@ -75,6 +103,10 @@ def serve(job, notes):
         os._exit(0)
     if behaviour == "large" and job["pieces"] == 1:
         fail(number, "oom")
+    if behaviour == "full" and (notes / f"job-{number}").stat().st_size == 1:
+        fail(number, "unavailable")
+    if behaviour == "long":
+        train_long(job, notes)
     if behaviour == "nan":
         answer(job=number, result={**result(job["choices"], seed), "accuracy": float("nan")})
     if behaviour == "brood":
@@ -90,6 +122,9 @@ def serve(job, notes):
             answer(job=number, stopped=True)
             os._exit(1)
         answer(job=number, step=step, steps=2, batches=step)
+    if job["weights"]:
+        write(Path(job["weights"]), f"weights of {job['key']}")
+        write(Path(job["weights"]).with_suffix(".json"), f"about {job['key']}")
     answer(job=number, result=result(job["choices"], seed))
 
 

@@ -9,11 +9,15 @@ import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from data_gen import Task, WorkerSettings, open_store, read_store, run_jobs, run_lock
 from supernet import Architecture, OpSubset
+from supernet.files import write_json
 from supernet.op_subset import LayerSettings
 from tests.data_gen.fake_worker import BEHAVIOURS, label
-from training import DataInfo, Normalisation, Recipe
+from training import Recipe
+from training.data import file_digest, open_prepared
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 SPACE = OpSubset(layers=(LayerSettings(channels=8),) * 2, operations=("skip", "sep_conv_3", "dil_conv_3"), classes=3)
@@ -44,16 +48,35 @@ def architectures(count):
     return [one for one in codes if SPACE.is_valid(one.row())[0]][:count]
 
 
-class Run:
-    """A run folder with planned jobs, and the fake worker that serves them."""
+def prepared(folder):
+    """A small folder of prepared images, such as is brought to nodes."""
+    folder.mkdir()
+    content = {"images": np.zeros((4, 8, 8, 3), np.uint8), "labels": np.zeros(4, np.int64)}
+    files = {}
+    for split in ("train", "validation"):
+        for part, array in content.items():
+            path = folder / f"{split}_{part}.npy"
+            np.save(path, array)
+            files[path.name] = [path.stat().st_size, file_digest(path)]
+    described = {"source": "fake", "classes": ["a", "b", "c"], "sizes": {"train": 4, "validation": 4}, "side": 8}
+    normalisation = {"channels": 3, "mean": [0.0] * 3, "deviation": [1.0] * 3}
+    write_json(folder / "info.json", {**described, **normalisation, "files": files})
+    return open_prepared(folder, 512)
 
-    def __init__(self, folder, plan):
+
+class Run:
+    """A run folder with planned jobs, and the fake worker that serves them.
+
+    Args:
+        address: of the Ray cluster whose nodes the workers are on; None is this machine without one.
+    """
+
+    def __init__(self, folder, plan, address=None):
         self.path, self.notes = folder / "store.db", folder / "notes"
-        self.folder, self.lives = folder, []
+        self.folder, self.lives, self.address = folder, [], address
         self.notes.mkdir()
-        data = DataInfo(folder / "data", "fake", ("a", "b", "c"), {}, 8, 3, Normalisation((0.0,), (1.0,)), 512)
         command = (sys.executable, "-I", "-S", str(FAKE), str(self.notes))
-        self.task = Task(SPACE, data, Recipe(epochs=1), command=command)
+        self.task = Task(SPACE, prepared(folder / "data"), Recipe(epochs=1), command=command)
         self.plan = plan
         self.costs = {one.key: {n: int(v[0]) for n, v in SPACE.costs(one.row()).items()} for one, _, _ in plan}
         with self.store() as store:
@@ -66,7 +89,10 @@ class Run:
 
     def drive(self, progress=None, workers=2, stall=60.0, retries=2, jobs=None):
         """What the pipeline does: take the lock, close what a dead driver left, train."""
-        settings = WorkerSettings(device="cpu", cpu_workers=workers, stall_seconds=stall, retries=retries)
+        where = {"cpu_workers": workers}
+        if self.address is not None:
+            where = {"runner": "ray", "address": self.address, "most": workers}
+        settings = WorkerSettings(device="cpu", stall_seconds=stall, retries=retries, **where)
         with run_lock(self.folder), self.store() as store:
             store.close_open_attempts()
             run_jobs(store, self.jobs if jobs is None else jobs, self.task, settings, progress)
@@ -98,6 +124,10 @@ class Run:
             begun = "SELECT COUNT(*) FROM attempts AS other WHERE other.job = one.job"
             found = connection.execute(f"SELECT DISTINCT pid, outcome IS NULL, ({begun}) FROM attempts AS one")
             return sorted({pid for pid, at_work, count in found if not running or (at_work and count <= tries)})
+
+    def started(self):
+        """Process ids of all workers that were ever started."""
+        return [int(path.stem.partition("-")[2]) for path in self.notes.glob("worker-*.json")]
 
     def check_whole(self):
         """Every job has its result once, and every result its one attempt."""

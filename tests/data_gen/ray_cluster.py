@@ -176,6 +176,7 @@ class _Program:
 
     def end(self):
         """Kill everything, stopped or not; whatever has lost its parent has lost its node too and goes by itself."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is heard
         send(descendants(os.getpid())[1:], signal.SIGKILL)
         for _ in range(50):  # until the last of them writes no more
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -205,7 +206,7 @@ def main():
             answers.flush()
     finally:
         program.end()
-        os._exit(0)
+        os._exit(0)  # Ray's own way out would wait for what is gone
 
 
 if __name__ == "__main__":
