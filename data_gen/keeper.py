@@ -74,7 +74,7 @@ class Keeper:
         self._process: WorkerProcess | None = None
         self._lock: IO[str] | None = None
         self._images = Path()
-        self._something = asyncio.Event()
+        self._something, self._gone = asyncio.Event(), asyncio.Event()
         self._lines: list[bytes] = []
         self._beat: bytes | None = None
         self._ended: str | None = None
@@ -160,7 +160,7 @@ class Keeper:
         def read() -> None:
             while (lines := process.read()) is not None:
                 loop.call_soon_threadsafe(self._heard, lines)
-            loop.call_soon_threadsafe(self._closed)
+            loop.call_soon_threadsafe(self._closed, process)
 
         threading.Thread(target=read, daemon=True).start()
         return process.pid
@@ -205,8 +205,8 @@ class Keeper:
     async def end(self) -> None:
         """Kill the worker with all that it has started, and remove its files."""
         if self._process is not None:
-            process, self._process = self._process, None
-            process.kill()
+            self._process.kill()
+            await self._gone.wait()
         self._unlock()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -219,11 +219,10 @@ class Keeper:
                 self._lines.append(line)
                 self._something.set()
 
-    def _closed(self) -> None:
-        if self._process is not None:
-            self._ended = self._process.end()
-            self._process = None
-            self._something.set()
+    def _closed(self, process: WorkerProcess) -> None:
+        self._ended, self._process = process.end(), None
+        self._something.set()
+        self._gone.set()
 
     def _files(self, lines: Sequence[bytes]) -> list[File]:
         """The weights of a result, else the newest checkpoint that was not sent yet."""

@@ -32,7 +32,9 @@ _PIECE = 64 * 2**20
 _LOOK_SECONDS = 1.0
 """Between two looks at which nodes there are."""
 
-_PROBE_SECONDS = 90.0
+_PROBE_SECONDS = 45.0
+"""How long nodes may take to answer what they are; those that take longer are used once they have answered."""
+
 _POLL_SECONDS = 0.2
 _END_SECONDS = 2.0
 _LEAVE_SECONDS = 5.0
@@ -167,15 +169,18 @@ class _Bridge:
         """Tell the driver of nodes that come and go."""
         import ray
 
-        told = None
+        told, asked = "", dict[str, asyncio.Task[None]]()
         while True:
             found = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes)}
-            new = [number for number, node in found.items() if node["Alive"] and number not in self._nodes]
-            await asyncio.gather(*(self._look_at(number, found[number]) for number in new))
+            for number, node in found.items():
+                if node["Alive"] and number not in asked:
+                    asked[number] = self._begin(self._look_at(number, node))
+            if asked and not told:  # the driver decides by what it hears first
+                await asyncio.wait(asked.values(), timeout=_PROBE_SECONDS)
             for number, node in self._nodes.items():
                 node["alive"] = number in found and found[number]["Alive"]
             state = json.dumps(list(self._nodes.values()))
-            if state != told:
+            if self._nodes and state != told:
                 self._say(nodes=list(self._nodes.values()))
                 self._told, told = set(self._nodes), state
             await asyncio.sleep(_LOOK_SECONDS)
@@ -190,12 +195,10 @@ class _Bridge:
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
         task: Any = ray.remote(probe)
         try:
-            told = await asyncio.wait_for(_answer(task.options(**options).remote()), _PROBE_SECONDS)
+            told = await task.options(**options).remote()
             name, memory = told["host"], told["memory"]
             if told["code"] != self._code:
                 why = "another version of this tool is installed there"
-        except TimeoutError:
-            why = f"no answer within {_PROBE_SECONDS:g} s"
         except ray.exceptions.RayError as error:
             why = _last_line(error)
         if any(other["name"] == name and other["alive"] for other in self._nodes.values()):

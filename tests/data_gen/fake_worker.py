@@ -15,7 +15,7 @@ from pathlib import Path
 
 BEHAVIOURS = {100: "crash", 101: "killed", 102: "oom", 103: "diverged", 104: "hang", 105: "stop", 106: "garbage",
               107: "number", 108: "twice", 109: "exit", 110: "torn", 111: "unavailable", 112: "large", 113: "chatter",
-              114: "brood", 115: "nan", 116: "long", 117: "full"}  # fmt: skip
+              114: "brood", 115: "nan", 116: "long", 117: "full", 118: "wait"}  # fmt: skip
 
 
 def label(choices, seed):
@@ -114,6 +114,11 @@ def serve(job, notes):
     while behaviour == "chatter":  # alive, and no batch further
         answer(job=number, step=1, steps=2, batches=1)
         time.sleep(0.05)
+    batches = 2
+    while behaviour == "wait" and not (notes / "go").exists() and not STOP.is_set():
+        batches += 1
+        answer(job=number, step=1, steps=2, batches=batches)
+        time.sleep(0.05)
     while behaviour in ("hang", "brood", "nan"):
         time.sleep(60)
     for step in (1, 2):
@@ -121,7 +126,7 @@ def serve(job, notes):
         if STOP.is_set():
             answer(job=number, stopped=True)
             os._exit(1)
-        answer(job=number, step=step, steps=2, batches=step)
+        answer(job=number, step=step, steps=2, batches=batches + step)
     if job["weights"]:
         write(Path(job["weights"]), f"weights of {job['key']}")
         write(Path(job["weights"]).with_suffix(".json"), f"about {job['key']}")
@@ -134,6 +139,7 @@ def main():
     threading.Thread(target=listen, args=(lines,), daemon=True).start()
     first = json.loads(lines.get())
     (notes / f"worker-{os.getpid()}.json").write_text(json.dumps(first))
+    (notes / f"visible-{os.getpid()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
     if (notes / "stillborn").exists():
         print("no such device", file=sys.stderr)
         os._exit(3)

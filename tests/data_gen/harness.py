@@ -87,12 +87,13 @@ class Run:
         with closing(open_store(self.path)) as store:
             yield store
 
-    def drive(self, progress=None, workers=2, stall=60.0, retries=2, jobs=None):
-        """What the pipeline does: take the lock, close what a dead driver left, train."""
+    def drive(self, progress=None, workers=2, stall=60.0, retries=2, jobs=None, **options):
+        """What the pipeline does: take the lock, close what a dead driver left, train. ``options``: of the workers."""
         where = {"cpu_workers": workers}
         if self.address is not None:
             where = {"runner": "ray", "address": self.address, "most": workers}
-        settings = WorkerSettings(device="cpu", stall_seconds=stall, retries=retries, **where)
+        chosen = {"device": "cpu", "stall_seconds": stall, "retries": retries, **where, **options}
+        settings = WorkerSettings(**chosen)
         with run_lock(self.folder), self.store() as store:
             store.close_open_attempts()
             run_jobs(store, self.jobs if jobs is None else jobs, self.task, settings, progress)
