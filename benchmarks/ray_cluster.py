@@ -171,7 +171,7 @@ def train_all(folder: Path, count: int, settings: Mapping[str, Any]) -> dict[str
 
     folder.mkdir(parents=True, exist_ok=True)
     space, plan, costs = planned(count)
-    recipe = Recipe(epochs=2, batch_size=50, learning_rate=0.05, crop_padding=1, flip=False)
+    recipe = Recipe(epochs=20, batch_size=50, learning_rate=0.05, crop_padding=1, flip=False)
     task = Task(space, images(), recipe, checkpoints=folder / "checkpoints")
     began = time.perf_counter()
     with closing(open_store(folder / "store.db")) as store:
@@ -194,7 +194,7 @@ def chaos(folder: Path, count: int, seed: int) -> dict[str, Any]:
         alive = [0, 1, 2]
 
         def disturb() -> None:
-            while not over_now.wait(random.exponential(4.0)):
+            while not over_now.wait(random.exponential(3.0)):
                 commits.append((len(events), committed(folder / "ray" / "store.db")))
                 if len(alive) > 1 and (len(alive) >= 4 or random.random() < 0.5):
                     node = alive.pop(int(random.integers(len(alive))))
@@ -420,7 +420,7 @@ def thousand(found: Mapping[str, Any]) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
     "overhead": lambda folder, found: overhead(folder, 300),
     "efficiency": lambda folder, found: efficiency(folder, 1000, 0.1, 3),
-    "chaos": lambda folder, found: chaos(folder, 200, 0),
+    "chaos": lambda folder, found: {"seeds": [chaos(folder / str(seed), 200, seed) for seed in range(3)]},
     "rates": lambda folder, found: rates(folder, 2000),
     "processor": lambda folder, found: bridge_processor(folder / "many", 1000),
     "memory": lambda folder, found: memory(folder, 100_000),

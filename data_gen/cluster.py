@@ -26,10 +26,11 @@ _FALLS = 30
 """Bridges in a row that may end before any worker is placed."""
 
 _CONNECT_SECONDS = 60.0
+"""Until a cluster, or the nodes of it that are asked what they are, have to have answered."""
+
 _AGAIN_SECONDS = 5.0
 """Between two attempts to reach it."""
 
-_LEAVE_SECONDS = 6.0
 _SHARES = 10_000
 """Ray counts a GPU in so many parts."""
 
@@ -45,9 +46,14 @@ class RayRunner:
     Args:
         jobs: all of the stage: how a batch is passed must not depend on how many of them are left.
 
+    Attributes:
+        closing: the bridge ends its actors, and a cluster of its own.
+
     Raises:
         UnavailableError: Ray is not installed, no cluster answers, or it has no device of the kind that is asked for.
     """
+
+    closing = 5.0
 
     def __init__(self, task: Task, jobs: Sequence[Job], settings: WorkerSettings) -> None:
         missing = [name for name in ("ray", "grpc") if importlib.util.find_spec(name) is None]
@@ -67,10 +73,11 @@ class RayRunner:
         self._useful = time.monotonic()  # when there was last a node that can train
         self._again = 0.0  # when it is tried to reach the cluster again
         latest = time.monotonic() + _CONNECT_SECONDS
+        tries = 3 if settings.address.startswith("ray://") else 1  # its server starts slowly
         try:
             while not self._nodes:
                 self.hear(0.25)
-                if self._bridge is None or time.monotonic() > latest:
+                if (self._bridge is None and self._falls >= tries) or time.monotonic() > latest:
                     raise self._unreachable()
             self._device = self._kind()
             self._each = self._side_by_side(task, jobs) if self._device == "cuda" else 1
@@ -98,7 +105,7 @@ class RayRunner:
             first=self._task.first_message("cuda:0" if self._device == "cuda" else "cpu", self._each),
             options={"num_cpus": 1} if self._device == "cpu" else {"num_cpus": 0, "num_gpus": self._share()},
             avoid=[node["id"] for node in self._nodes if node["alive"] and self._why(node)],
-            beat=min(self._settings.stall_seconds / 4, max(0.5, len(self._workers) / _BEATS)),
+            beat=min(self._settings.stall_seconds / 4, max(0.5, self.capacity() / _BEATS)),
             silence=self._settings.stall_seconds * 3 / 4,  # a node that is gone is no hang of a training
         )
         return self._started
@@ -145,12 +152,16 @@ class RayRunner:
             raise UnavailableError(f"node {node}: {why}" if node else why)
 
     def nodes(self) -> list[Node]:
-        return [Node(one["name"], self._device, self._places(one), self._why(one)) for one in self._nodes]
+        by_name = {one["name"]: one for one in sorted(self._nodes, key=lambda one: bool(one["alive"]))}
+        return [
+            Node(name, self._device, self._places(one), not one["alive"], self._why(one) if one["alive"] else "")
+            for name, one in sorted(by_name.items())
+        ]
 
     def close(self) -> None:
         if self._bridge is not None:
             if self._nodes:  # otherwise it is connecting, and does not listen
-                self._bridge.leave(_LEAVE_SECONDS)
+                self._bridge.leave(self.closing - 0.5)
             self._bridge.end()
             self._bridge = None
 
@@ -161,6 +172,7 @@ class RayRunner:
         self._say(
             address=self._settings.address,
             dashboard=self._settings.dashboard,
+            cpus=self._settings.cpu_workers,
             command=None if self._task.command == WORKER else list(self._task.command),
             images=str(self._task.data.folder.absolute()),
             splits=["train", "validation", *(["test"] if self._task.measure == "test" else [])],
@@ -192,6 +204,8 @@ class RayRunner:
         before = {node["id"]: node for node in self._nodes}
         for node in nodes:
             name, old = node["name"], before.get(node["id"])
+            if old is None and not node["alive"]:
+                continue
             if old is None and node["why"]:
                 _LOGGER.warning("node %s cannot be used: %s", name, node["why"])
             elif old is None and before:
@@ -215,7 +229,7 @@ class RayRunner:
         gone = sorted(self._workers)
         self._workers.clear()
         self._nodes = []
-        return [Ended(number, "the connection to the cluster", lost=True) for number in gone]
+        return [Ended(number, "the connection to the cluster is lost", lost=True) for number in gone]
 
     def _unreachable(self) -> UnavailableError:
         address = self._settings.address
@@ -254,7 +268,10 @@ class RayRunner:
         if self._settings.per_gpu != "auto":
             return self._settings.per_gpu
         known = [size for node in self._nodes if node["gpus"] and not self._why(node) for size in node["memory"]]
-        return processes_that_fit(task, jobs, min(known)) if known else 1
+        if not known:
+            _LOGGER.warning("no node tells the memory of its GPUs: one training on each; workers.per_gpu sets another")
+            return 1
+        return processes_that_fit(task, jobs, min(known))
 
     def _share(self) -> float:
         """Of a GPU, for one training: no less than is needed for all GPUs to be used by few jobs."""

@@ -24,7 +24,7 @@ from typing import Literal
 
 from data_gen.local import LocalRunner
 from data_gen.nodes import GpuUse, NodeState, Standing, write_standing
-from data_gen.runner import Ended, Line, Place, Placed, Runner
+from data_gen.runner import Ended, Event, Line, Place, Placed, Runner
 from data_gen.store import Job, Store, is_final
 from data_gen.task import Task, WorkerSettings
 from supernet.files import sweep
@@ -34,11 +34,14 @@ from supernet.settings import UnavailableError
 _TAIL = 4
 """How many jobs of each worker are handed out longest first, at the end of the queue."""
 
-_STOP_SECONDS = 8.0
-"""How long a worker may take to leave its checkpoint: a driver that is asked to stop is gone within 10 s."""
+_STOP_SECONDS = 9.0
+"""In which a driver that is asked to stop is gone: workers leave checkpoints, and their runner is closed."""
 
 _LOSSES = 5
 """How often a job may lose the machine that it is on at no cost; after that it may be what brings machines down."""
+
+_STRAYS = 30
+"""How often in a row workers may be lost on a machine before one of them was placed."""
 
 _STANDING_SECONDS = 5.0
 """Between two notes of how the machines stand, for `genas status`."""
@@ -214,6 +217,8 @@ class _Pool:
         self.done, self.failed, self.total, self.best = state.done, state.failed, state.total, state.best
         self.unborn: Counter[str] = Counter()  # workers in a row that died before they were ready, by machine
         self.losses: Counter[int] = Counter()  # machines that each job has lost
+        self.strays: Counter[str] = Counter()  # losses in a row before a worker was placed, by machine
+        self.shunned: set[str] = set()  # machines that are used no more
         self.deadline = math.inf  # of a stop that was asked for
         self._told = -math.inf  # when it was noted how the machines stand
         self._messages: list[tuple[int, dict[str, object]]] = []  # to be sent once all that was heard is committed
@@ -226,22 +231,23 @@ class _Pool:
         return Progress(self.done, self.failed, self.total, shares, self.best, asked)
 
     def grow(self) -> None:
-        """Ask for as many workers as there are jobs that wait for one, and as the machines hold.
-
-        Those that are still to come when no job is left for them are ended: on a busy cluster that may be hours later.
-        """
+        """Ask for as many workers as there are jobs that wait for one, and as the machines hold."""
         if self.deadline < math.inf:
             return
-        idle = [worker for worker in self.workers.values() if worker.job is None]
-        for worker in idle[len(self.waiting) :]:
-            self._remove(worker)
-        for _ in range(min(len(self.waiting) - len(idle), self.runner.capacity() - len(self.workers))):
+        idle = sum(worker.job is None for worker in self.workers.values())
+        used = sum(worker.node not in self.shunned for worker in self.workers.values())
+        for _ in range(min(len(self.waiting) - idle, self.runner.capacity() - used)):
             worker = _Worker(self.runner.start())
             self.workers[worker.number] = worker
+        if idle > len(self.waiting):  # nobody waits for a worker that is not placed and has nothing to do
+            unplaced = [worker for worker in self.workers.values() if worker.place is None]
+            for worker in unplaced[: idle - len(self.waiting)]:
+                self._remove(worker)
 
     def step(self) -> None:
         """Hear what the workers say, at most a moment; commit it all at once; only then hand out the next jobs."""
         heard = self.runner.hear(0.25)
+        strays = self._strays(heard)
         with self.store.together():
             for event in heard:
                 worker = self.workers.get(event.worker)
@@ -249,6 +255,8 @@ class _Pool:
                     continue
                 if isinstance(event, Placed):
                     worker.place, worker.heard = event.place, time.monotonic()
+                    self.strays.pop(worker.node, None)
+                    self.strays.pop("", None)
                 elif isinstance(event, Line):
                     self._read(worker, event.text)
                 else:
@@ -259,6 +267,10 @@ class _Pool:
                     self._lose(worker, "interrupted", "")
                 elif worker.place is not None and now - worker.heard > self.settings.stall_seconds:
                     self._lose(worker, "timeout", f"no step for {self.settings.stall_seconds:g} s")
+            for node, words in strays.items():
+                self.strays[node] += 1
+                if self.strays[node] > _STRAYS:
+                    self._give_up(node, f"workers are lost before they are placed: {words}")
         for number, message in self._messages:
             if number in self.workers:
                 self.runner.send(number, message)
@@ -274,6 +286,7 @@ class _Pool:
         if now - self._told < _STANDING_SECONDS:
             return
         self._told = now
+        self._see_nodes()
         states = []
         for node in self.runner.nodes():
             here = [worker for worker in self.workers.values() if worker.node == node.name]
@@ -281,9 +294,7 @@ class _Pool:
             running = sum(worker.job is not None for worker in here)
             device: Literal["cpu", "cuda"] = "cuda" if node.device == "cuda" else "cpu"
             states.append(
-                NodeState(
-                    node.name, device, node.places, len(here), running, tuple(gpus.values()), bool(node.why), node.why
-                )
+                NodeState(node.name, device, node.places, len(here), running, tuple(gpus.values()), node.lost, node.why)
             )
         asked = self.progress().asked
         standing = Standing(time.time(), self.stage, self.settings.runner, len(self.waiting), asked, tuple(states))
@@ -294,7 +305,7 @@ class _Pool:
         """Have every worker leave a checkpoint and go; those that do not within some seconds are killed."""
         if self.deadline < math.inf:
             return
-        self.deadline = time.monotonic() + _STOP_SECONDS
+        self.deadline = time.monotonic() + _STOP_SECONDS - self.runner.closing
         _LOGGER.warning("stopping: running trainings leave a checkpoint; once more stops at once")
         for worker in list(self.workers.values()):
             if worker.job is None:
@@ -365,7 +376,7 @@ class _Pool:
         elif answer.get("failure") == "unavailable":  # the machine's fault, which costs the job nothing
             words = str(answer.get("message", "the worker says that the machine lacks something"))
             self._lose(worker, "interrupted", words)
-            self.runner.give_up(worker.node, words)
+            self._give_up(worker.node, words)
         elif answer.get("failure") in _FAILURES:
             self._lose(worker, str(answer["failure"]), str(answer.get("message", "")))
         else:
@@ -378,7 +389,7 @@ class _Pool:
         return float(result["accuracy"])
 
     def _next_job(self, worker: _Worker) -> None:
-        if not self.waiting or self.deadline < math.inf:
+        if not self.waiting or self.deadline < math.inf or worker.node in self.shunned:
             self._remove(worker)
             return
         job = next_job(self.waiting, len(self.workers), self.sizes)
@@ -409,7 +420,7 @@ class _Pool:
             if event.lost:
                 self.losses[worker.job.id] += 1
                 outcome = "interrupted" if self.losses[worker.job.id] <= _LOSSES else "killed"
-            self._failed(worker, outcome, f"the worker ended with {event.words}")
+            self._failed(worker, outcome, event.words if event.lost else f"the worker ended with {event.words}")
         elif not event.lost:
             self._died_unborn(event.node, event.words.partition("; ")[2])
 
@@ -418,7 +429,21 @@ class _Pool:
             return
         self.unborn[node] += 1
         if self.unborn[node] > self.settings.retries:
-            self.runner.give_up(node, f"worker processes die before their first job: {words or 'no message'}")
+            self._give_up(node, f"worker processes die before their first job: {words or 'no message'}")
+
+    def _give_up(self, node: str, words: str) -> None:
+        self.runner.give_up(node, words)
+        self._see_nodes()
+
+    def _see_nodes(self) -> None:
+        """A machine that was mended comes back under its name."""
+        nodes = self.runner.nodes()
+        self.shunned = {node.name for node in nodes if node.why} - {node.name for node in nodes if not node.why}
+
+    def _strays(self, heard: Sequence[Event]) -> dict[str, str]:
+        """Of each machine that has lost workers before they were placed, the words of the last."""
+        lost = [event for event in heard if isinstance(event, Ended) and event.lost and event.worker in self.workers]
+        return {event.node: event.words for event in lost if self.workers[event.worker].place is None}
 
     def _lose(self, worker: _Worker, outcome: str, message: str) -> None:
         """End a worker and take note of why."""

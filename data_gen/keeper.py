@@ -38,11 +38,15 @@ _FOLDER = "genas-"
 
 def probe() -> dict[str, Any]:
     """What a node is: ``host``, the ``code`` of this tool there, versions, and the bytes of its GPUs."""
+    return {"host": socket.gethostname(), "code": code_digest(), "torch": torch_version(), "memory": gpu_memory()}
+
+
+def torch_version() -> str:
+    """The version that is installed."""
     try:
-        torch = version("torch")
+        return version("torch")
     except PackageNotFoundError:
-        torch = "none"
-    return {"host": socket.gethostname(), "code": code_digest(), "torch": torch, "memory": gpu_memory()}
+        return "none"
 
 
 def code_digest() -> str:
@@ -79,7 +83,8 @@ class Keeper:
         self._beat: bytes | None = None
         self._ended: str | None = None
         self._job: dict[str, Any] = {}
-        self._sent: set[str] = set()
+        self._sent: set[str] = set()  # checkpoints, those too that came with the job
+        self._beat_seconds = 1.0
 
     async def where(self) -> str:
         """Ray's number of this node."""
@@ -224,17 +229,24 @@ class Keeper:
         """The weights of a result, else the newest checkpoint that was not sent yet."""
         if any(b'"result"' in line for line in lines):
             if not self._job.get("weights"):
+                self._job = {}
                 return []
             trained = Path(self._job["weights"])
             paths = [path for path in (trained, trained.with_suffix(".json")) if path.exists()]
             files = [("weights", path.name, path.read_bytes()) for path in paths]
             for path in paths:
                 path.unlink()
+            self._job = {}  # what it has left besides is worth nothing any more
             return files
         if not self._job.get("checkpoints"):
             return []
         folder, name = self._job["checkpoints"]
-        for _, base in found(Path(folder), name):
+        there = {base.name: base for _, base in found(Path(folder), name)}
+        if self._sent and not there:  # the training could not go on from any
+            self._sent.clear()
+            return [("checkpoints", f"{name}.", b"")]
+        self._sent &= there.keys()
+        for base in there.values():
             if base.name in self._sent:
                 break
             described, weights = (base.with_name(f"{base.name}.{ending}") for ending in ("json", "safetensors"))

@@ -48,6 +48,8 @@ class LocalRunner:
         jobs: all of the stage, not only those that are left: how a batch is passed must not depend on that.
     """
 
+    closing = 1.0
+
     def __init__(self, task: Task, jobs: Sequence[Job], settings: WorkerSettings) -> None:
         self._task = task
         self._devices = device_names(settings, partial(processes_that_fit, task, jobs))
@@ -63,7 +65,8 @@ class LocalRunner:
     def start(self) -> int:
         taken = Counter(device for device, _ in self._workers.values())
         all_of = Counter(self._devices)
-        device = next(one for one in self._devices if taken[one] < all_of[one])
+        free = [one for one in all_of if taken[one] < all_of[one]]
+        device = min(free, key=lambda one: taken[one])  # few jobs spread over all
         if device == "cpu":
             build()  # once, and not by all workers at the same time
         process = WorkerProcess(self._task.command, device)

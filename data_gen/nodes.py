@@ -34,8 +34,8 @@ class NodeState:
         workers: those that are there.
         running: those that are at a job.
         gpus: one entry each; empty where nothing is known of them.
-        lost: whether it was lost, or given up.
-        why: it was lost, in words; empty otherwise.
+        lost: whether it is gone.
+        why: why it is there and not used; empty otherwise.
     """
 
     name: str

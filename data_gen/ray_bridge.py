@@ -23,10 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_gen.keeper import File, Keeper, code_digest, own_folder, probe
+from data_gen.keeper import File, Keeper, code_digest, own_folder, probe, torch_version
 from supernet.files import write_bytes
 from supernet.settings import UnavailableError
-from training.checkpoint_files import found, keep_newest
+from training.checkpoint_files import found, keep_newest, remove
 
 _PIECE = 64 * 2**20
 """Bytes of images that are one object of the store: a node holds no more of them in memory than that."""
@@ -39,8 +39,11 @@ _PROBE_SECONDS = 45.0
 
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0
+_BRING_SECONDS = 600.0
+"""How long a node may take at least to bring a file of images there."""
+
 _END_SECONDS = 2.0
-_LEAVE_SECONDS = 5.0
+_LEAVE_SECONDS = 4.0
 
 
 def main() -> None:
@@ -104,7 +107,8 @@ def _connect(first: Mapping[str, Any]) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = _address(first)
     if address == "local":
-        ray.init(address="local", include_dashboard=first["dashboard"], _node_ip_address="127.0.0.1", **quiet)
+        dashboard, cpus = first["dashboard"], first["cpus"]
+        ray.init("local", num_cpus=cpus, include_dashboard=dashboard, _node_ip_address="127.0.0.1", **quiet)
         return
     if not address:
         raise ConnectionError("none runs on this machine")
@@ -126,6 +130,7 @@ class _Bridge:
         self._splits: list[str] = first["splits"]
         self._placed: dict[str, asyncio.Task[list[Any]]] = {}  # by file, what is in the object store
         self._code = code_digest()
+        self._torch = torch_version()
         self._nodes: dict[str, dict[str, Any]] = {}  # by Ray's number
         self._told: set[str] = set()  # those that the driver knows of
         self._keepers: dict[int, Any] = {}
@@ -216,8 +221,12 @@ class _Bridge:
             name, memory = told["host"], told["memory"]
             if told["code"] != self._code:
                 why = "another version of this tool is installed there"
-        except ray.exceptions.RayError as error:
+            elif told["torch"] != self._torch:
+                why = f"torch {told['torch']} is installed there, {self._torch} here"
+        except ray.exceptions.RayTaskError as error:
             why = _last_line(error)
+        except ray.exceptions.RayError as error:
+            why = _first_line(error)
         if any(other["name"] == name and other["alive"] for other in self._nodes.values()):
             name = f"{name}/{number[:6]}"  # several nodes on a machine
         resources = node["Resources"]
@@ -247,11 +256,14 @@ class _Bridge:
                 return
             described = await asyncio.to_thread(_read, self._images / "info.json")
             wanted = self._images.name, described, self._splits, first["memory_megabytes"]
-            for file in await keeper.look.remote(*wanted):
-                await keeper.bring.remote(file, await self._place(file))
+            patience = max(_BRING_SECONDS, command["silence"])
+            for file in await asyncio.wait_for(_answer(keeper.look.remote(*wanted)), patience):
+                await asyncio.wait_for(_answer(keeper.bring.remote(file, await self._place(file))), patience)
             if first["device"] == "cpu":
                 first["processes"] = max(1, int(node["cpus"]))
-            process = await keeper.begin.remote(first, self._command, command["beat"])
+            process = await asyncio.wait_for(
+                _answer(keeper.begin.remote(first, self._command, command["beat"])), patience
+            )
             self._tell(number, placed=number, node=name, device=first["device"], pid=process)
             while True:
                 lines, files, ended = await asyncio.wait_for(_answer(keeper.listen.remote()), command["silence"])
@@ -259,14 +271,15 @@ class _Bridge:
                     await asyncio.to_thread(_write, files, self._jobs[number])
                 for line in lines:
                     self._tell(number, line=number, text=line.decode(errors="replace"))
+                    if b'"result"' in line:
+                        self._jobs.pop(number, None)
                 if ended is not None:
                     self._tell(number, ended=number, words=ended, lost=False, node=name)
                     return
-        except TimeoutError:
-            words = f"no word from its node for {command['silence']:g} s"
-            self._tell(number, ended=number, words=words, lost=True, node=name)
         except ray.exceptions.RayTaskError as error:
             self._fault(number, name, error)
+        except TimeoutError:
+            self._tell(number, ended=number, words="no word from its node for too long", lost=True, node=name)
         except ray.exceptions.RayError as error:  # the actor is gone, and most often its node
             self._tell(number, ended=number, words=_last_line(error), lost=True, node=name)
         finally:
@@ -368,7 +381,12 @@ def _write(files: Sequence[File], job: Mapping[str, Any]) -> None:
     weights, checkpoints = job["weights"], job["checkpoints"]
     for kind, name, content in files:
         folder = Path(weights).parent if kind == "weights" else Path(checkpoints[0])
-        write_bytes(folder / Path(name).name, content)
+        if kind == "checkpoints":
+            for _, base in found(folder, checkpoints[1]):
+                if base.name > Path(name).stem:  # the training could not go on from it and has begun again
+                    remove(base)
+        if content:
+            write_bytes(folder / Path(name).name, content)
     if any(kind == "checkpoints" for kind, _, _ in files):
         keep_newest(Path(checkpoints[0]), checkpoints[1])
 

@@ -26,12 +26,14 @@ class Node:
 
     Attributes:
         places: most workers side by side.
-        why: why it is used no more; empty where it is.
+        lost: whether it is gone.
+        why: why it is there and not used; empty otherwise.
     """
 
     name: str
     device: str
     places: int
+    lost: bool = False
     why: str = ""
 
 
@@ -71,7 +73,13 @@ Event = Placed | Line | Ended
 
 
 class Runner(Protocol):
-    """Starts worker processes and carries lines to and from them."""
+    """Starts worker processes and carries lines to and from them.
+
+    Attributes:
+        closing: seconds that :meth:`close` may take.
+    """
+
+    closing: float
 
     def capacity(self) -> int:
         """How many workers may be asked for in all; machines that come and go change it."""
@@ -104,7 +112,7 @@ class Runner(Protocol):
         ...
 
     def nodes(self) -> Sequence[Node]:
-        """The machines, those too that are gone."""
+        """The machines by name, those too that are gone."""
         ...
 
     def close(self) -> None:

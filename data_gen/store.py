@@ -490,7 +490,7 @@ class Store:
             "CROSS JOIN jobs ON jobs.id = attempts.job CROSS JOIN architectures USING (key) "
             "WHERE stage = ? AND outcome NOT IN ('done', 'interrupted') "
             "AND NOT EXISTS (SELECT 1 FROM results WHERE results.job = attempts.job) "
-            "ORDER BY jobs.id, attempts.id",
+            "ORDER BY jobs.id, started, attempts.id",
             (stage,),
         ).fetchall()
         grouped: dict[int, list[tuple[str, str, Job]]] = {}
@@ -505,7 +505,8 @@ class Store:
     def tries(self, job: Job) -> list[str]:
         """How the attempts of a job that ended in a failure of its own ended, oldest first."""
         rows = self._connection.execute(
-            "SELECT outcome FROM attempts WHERE job = ? AND outcome NOT IN ('done', 'interrupted') ORDER BY id",
+            "SELECT outcome FROM attempts WHERE job = ? AND outcome NOT IN ('done', 'interrupted') "
+            "ORDER BY started, id",
             (job.id,),
         )
         return [str(outcome) for (outcome,) in rows]

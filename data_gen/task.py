@@ -27,16 +27,17 @@ class WorkerSettings(Settings):
             for this run and reached from here alone, else ``HOST:PORT`` or ``ray://HOST:PORT``.
         dashboard: whether the cluster of ``address: local`` gets Ray's dashboard.
         most: at most so many trainings at once on a cluster, and as many are asked of one that grows by itself; None
-            is as many as its nodes hold.
+            is as many as its nodes hold. A cluster that has none to train on is then waited for.
         device: ``auto`` takes every GPU, and the CPU where there is none.
         per_gpu: worker processes on one GPU; ``auto`` is as many as fit its memory with the largest network
             that is planned, at most four.
-        cpu_workers: worker processes on the CPU of this machine, one thread each; None is one for each core. On a
-            cluster there is one for each core that Ray offers.
+        cpu_workers: worker processes on the CPU of this machine, one thread each; None is one for each core. On the
+            nodes of a cluster there is one for each core that Ray offers.
         stall_seconds: a worker that makes no step for so long is killed, its job failed as ``timeout``.
         retries: how often a job is tried again after ``crash`` or ``killed``; after ``oom`` it is tried once more
             with each batch in twice as many pieces; other failures are final.
-        checkpoint_seconds: how often a training that takes longer leaves a checkpoint to go on from.
+        checkpoint_seconds: how often a training that takes longer leaves a checkpoint to go on from; on a cluster,
+            where they travel, not more often than once a second for all workers together.
     """
 
     runner: Literal["local", "ray"] = "local"

@@ -718,7 +718,9 @@ def _nodes(nodes: dict[str, Any]) -> list[str]:
 
 def _at_work(node: dict[str, Any]) -> str:
     if node["lost"]:
-        return f"lost ({node['why']})" if node["why"] else "lost"
+        return "lost"
+    if node["why"]:
+        return f"not used: {node['why']}"
     places = "" if node["places"] == node["workers"] else f", {_count(node['places'], 'place')}"
     use = ", ".join(f"{gpu['use']:.0%}" for gpu in node["gpus"])
     busy = f", GPU{'s' if len(node['gpus']) > 1 else ''} {use} busy" if use else ""

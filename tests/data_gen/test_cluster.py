@@ -157,7 +157,7 @@ def test_what_the_bridge_is_told_of_the_run(fake):
     runner = fake.runner(stall_seconds=40, checkpoint_seconds=2, dashboard=True)
     (first,) = fake.said("address")
     assert first == {
-        "address": "fake:1", "dashboard": True, "command": list(fake.run.task.command),
+        "address": "fake:1", "dashboard": True, "cpus": None, "command": list(fake.run.task.command),
         "images": str(fake.run.folder / "data"), "splits": ["train", "validation"],
     }  # fmt: skip
     workers = [start(runner) for _ in range(3)]
@@ -175,7 +175,7 @@ def test_a_node_that_is_given_up_gets_no_more_workers(fake, caplog):
     runner = fake.runner(most=4)
     runner.give_up("a", "its disk is full")
     assert "node a is used no more: its disk is full" in caplog.text
-    assert runner.nodes() == [Node("a", "cpu", 2, "its disk is full"), Node("b", "cpu", 3), Node("head", "cpu", 0)]
+    assert runner.nodes() == [Node("a", "cpu", 2, why="its disk is full"), Node("b", "cpu", 3), Node("head", "cpu", 0)]
     start(runner)
     assert fake.said("start")[0]["avoid"] == ["id-a"]
     runner.give_up("a", "again, from a worker that was there still")
@@ -231,7 +231,7 @@ def test_nodes_come_and_go(fake, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "node b has joined", "node a is lost; its trainings go on elsewhere", "node c cannot be used: another version",
     ]  # fmt: skip
-    assert [one.why for one in runner.nodes()] == ["lost", "", "another version"]
+    assert [(one.lost, one.why) for one in runner.nodes()] == [(True, ""), (False, ""), (False, "another version")]
 
 
 def test_a_cluster_that_has_lost_its_last_node_is_waited_for_a_while(fake, monkeypatch):
@@ -262,7 +262,7 @@ def test_a_bridge_that_dies_takes_its_workers_and_is_built_again(fake, caplog):
     first, second = start(runner), start(runner)
     runner.give_up("a", "its disk is full")
     runner.send(first, {"end": "the head is gone"})
-    lost = [Ended(number, "the connection to the cluster", lost=True) for number in (first, second)]
+    lost = [Ended(number, "the connection to the cluster is lost", lost=True) for number in (first, second)]
     assert hear(runner, 2) == lost
     assert runner.capacity() == 0
     assert "the cluster at fake:1 is lost (exit code 1; the head is gone); trying again" in caplog.text

@@ -48,7 +48,8 @@ def test_every_job_is_trained_once(make_run):
     assert (seen[0].done, seen[-1].done, seen[-1].failed, seen[-1].total) == (0, 12, 0, 12)
     assert seen[-1].running == ()
     assert seen[-1].best == max(label(one.choices, 0) for one, _, _ in run.plan)
-    assert any(0 < share <= 1 for progress in seen for share in progress.running)
+    if run.address is None:  # over a network, signs of life of jobs as short as these are left out
+        assert any(0 < share <= 1 for progress in seen for share in progress.running)
     assert len(run.pids()) == 2
     assert not any(alive(pid) for pid in run.pids())
 
