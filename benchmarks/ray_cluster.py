@@ -149,7 +149,6 @@ def efficiency(folder: Path, count: int, seconds: float, repeats: int) -> dict[s
 def cluster(nodes: int) -> Any:
     """A cluster whose nodes are there."""
     from tests.data_gen.ray_cluster import RayCluster
-
     from training.data import cache_folder
 
     os.environ["GENAS_CACHE"] = str(cache_folder())  # so that its nodes find the kernels that are compiled there
