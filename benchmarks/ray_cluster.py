@@ -186,22 +186,31 @@ def train_all(folder: Path, count: int, settings: Mapping[str, Any]) -> dict[str
         return {"labels": labels, "attempts": store.attempts("generate"), "seconds": time.perf_counter() - began}
 
 
-def chaos(folder: Path, count: int, seed: int) -> dict[str, Any]:
+def chaos(folder: Path, count: int, seeds: Sequence[int]) -> dict[str, Any]:
+    """The same trainings undisturbed on this machine, then once for each seed on nodes that come and go."""
+    here = train_all(folder / "local", count, {"cpu_workers": 2})
+    found: dict[str, Any] = {"jobs": count, "seconds_local_2_workers": round(here["seconds"], 1), "seeds": []}
+    for seed in seeds:
+        found["seeds"].append(disturbed(folder / str(seed), count, seed, here["labels"]))
+        print(json.dumps(found["seeds"][-1]), flush=True)
+    return found
+
+
+def disturbed(folder: Path, count: int, seed: int, labels: Mapping[str, object]) -> dict[str, Any]:
     import numpy as np
 
     random = np.random.default_rng(seed)
     events: list[str] = []
     over_now = threading.Event()
-    commits: list[tuple[int, dict[int, float]]] = []
+    seen: list[dict[int, float]] = []
     with cluster(3) as ray:
         alive = [0, 1, 2]
 
         def disturb() -> None:
-            while not over_now.wait(random.exponential(3.0)):
-                commits.append((len(events), committed(folder / "ray" / "store.db")))
+            while not over_now.wait(random.exponential(DISTURBANCE)):
+                seen.append(committed(folder / "store.db"))
                 if len(alive) > 1 and (len(alive) >= 4 or random.random() < 0.5):
-                    node = alive.pop(int(random.integers(len(alive))))
-                    ray.kill(node)
+                    ray.kill(alive.pop(int(random.integers(len(alive)))))
                     events.append("killed")
                 else:
                     alive.append(ray.add())
@@ -210,30 +219,23 @@ def chaos(folder: Path, count: int, seed: int) -> dict[str, Any]:
         disturber = threading.Thread(target=disturb)
         disturber.start()
         try:
-            there = train_all(folder / "ray", count, over(ray))
+            there = train_all(folder, count, over(ray))
         finally:
             over_now.set()
             disturber.join()
-    final = committed(folder / "ray" / "store.db")
-    changed = sum(final.get(job) != moment for _, then in commits for job, moment in then.items())
-    here = train_all(folder / "local", count, {"cpu_workers": 2})
+    final = committed(folder / "store.db")
+    changed = sum(final.get(job) != moment for then in seen for job, moment in then.items())
     done = there["attempts"].pop("done")
     return {
-        "jobs": count,
+        "seed": seed,
         "nodes_killed": events.count("killed"),
         "nodes_added": events.count("added"),
         "lost": count - len(there["labels"]),
         "trained_again_after_their_commit": done - count + changed,
         "attempts_that_did_not_end_in_a_result": there["attempts"],
-        "labels_that_differ_from_local": sum(there["labels"].get(key) != one for key, one in here["labels"].items()),
+        "labels_that_differ_from_local": sum(there["labels"].get(key) != one for key, one in labels.items()),
         "seconds": round(there["seconds"], 1),
-        "seconds_local_2_workers": round(here["seconds"], 1),
     }
-
-
-def told(figures: dict[str, Any]) -> dict[str, Any]:
-    print(json.dumps(figures), flush=True)
-    return figures
 
 
 def committed(path: Path) -> dict[int, float]:
@@ -242,6 +244,9 @@ def committed(path: Path) -> dict[int, float]:
         return dict(connection.execute("SELECT job, committed FROM results").fetchall())
     return {}
 
+
+DISTURBANCE = 5.0
+"""Seconds between two nodes that are killed or added, on average."""
 
 RESULT = {
     "accuracy": 0.5, "loss": 1.0, "epochs": 10, "pieces": 1, "seconds": 60.0, "peak_memory": 10**9,
@@ -428,7 +433,7 @@ def thousand(found: Mapping[str, Any]) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
     "overhead": lambda folder, found: overhead(folder, 300),
     "efficiency": lambda folder, found: efficiency(folder, 1000, 0.1, 3),
-    "chaos": lambda folder, found: {"seeds": [told(chaos(folder / str(seed), 200, seed)) for seed in range(3)]},
+    "chaos": lambda folder, found: chaos(folder, 200, range(3)),
     "rates": lambda folder, found: rates(folder, 2000),
     "processor": lambda folder, found: bridge_processor(folder / "many", 1000),
     "memory": lambda folder, found: memory(folder, 100_000),
