@@ -89,7 +89,7 @@ def drive(folder: Path, count: int, settings: Mapping[str, Any], seconds: float)
     from data_gen import Task, WorkerSettings, open_store, run_jobs
     from training import Recipe
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     space, plan, costs = planned(count)
     task = Task(space, images(), Recipe(epochs=1), command=(*SLEEPER, str(seconds)))
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -315,7 +315,7 @@ def memory(folder: Path, count: int) -> dict[str, Any]:
 def rates(folder: Path, count: int) -> dict[str, Any]:
     from data_gen import open_store
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"commits": {}}
     for size in (1, 4, 32, 256):
         _, plan, costs = planned(count)
