@@ -323,12 +323,13 @@ def rates(folder: Path, count: int) -> dict[str, Any]:
             jobs = store.add_jobs("generate", plan, costs)
             attempts = [store.start(job, 1, "node") for job in jobs[:size]]
             began = time.perf_counter()
-            for start in range(0, count - size, size):
+            steps = range(0, count - 2 * size + 1, size)
+            for start in steps:
                 with store.together():  # what a step of the driver does: results, and the next attempts
                     for offset in range(size):
                         store.commit(jobs[start + offset], attempts[start + offset], RESULT)
                         attempts.append(store.start(jobs[start + offset + size], 1, "node"))
-            each = (time.perf_counter() - began) / max(1, len(range(0, count - size, size)) * size)
+            each = (time.perf_counter() - began) / (len(steps) * size)
         found["commits"][f"{size}_together"] = {
             "results_a_second": round(1 / each),
             "milliseconds_each": round(1000 * each, 3),
