@@ -322,6 +322,7 @@ def test_a_cluster_behind_its_client_server(make_run, ray_nodes):
 def test_no_cluster_is_one_clear_sentence(address, said, make_run, monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "_AGAIN_SECONDS", 0.1)
     run = make_run(1)
     run.address = address
     with pytest.raises(UnavailableError) as told:
