@@ -103,25 +103,30 @@ def test_a_lost_node_costs_nothing_and_a_new_one_is_used(how, make_run, ray_node
     assert "is lost; its trainings go on elsewhere" in caplog.text
 
 
-def test_an_actor_that_dies_is_no_failure_of_its_job(make_run, ray_nodes):
+@pytest.mark.parametrize("who", ["actor", "bridge"])
+def test_what_stands_between_driver_and_worker_is_no_failure_of_a_job(who, make_run, ray_nodes, monkeypatch):
+    monkeypatch.setattr(cluster, "_AGAIN_SECONDS", 0.1)
     run = make_run(4, SEEDS["wait"])
+
+    def parent(pid):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
     def left():
         return [path for node in (0, 1) for path in (ray_nodes.folder(node) / "tmp").glob("genas-*")]
 
     def story():
         yield from until(lambda: len(run.pids(running=True)) == 4)
-        worker = run.pids(running=True)[0]
-        parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(parent, signal.SIGKILL)
+        workers = run.pids(running=True)
+        (bridge,) = set(descendants(os.getpid())[1:]) - set(ray_nodes.processes())
+        os.kill(parent(workers[0]) if who == "actor" else bridge, signal.SIGKILL)
         yield from until(lambda: run.attempts().get("interrupted"))
-        yield from until(lambda: len(run.pids(running=True)) == 4)
-        assert not alive(worker)
+        yield from until(lambda: len(run.pids(running=True)) == 4)  # all places are free again
+        assert any(alive(pid) for pid in workers) == (who == "actor")
         (run.notes / "go").touch()
 
     drive(run, story(), workers=4)
-    assert run.check_whole() == {"interrupted": 1}
-    wait_for(lambda: not left())  # what it had there was removed by the next one
+    assert run.check_whole() == {"interrupted": 1 if who == "actor" else 4}
+    wait_for(lambda: not left())  # what those had there that were killed was removed by the next
 
 
 def test_a_node_with_a_full_disk_is_given_up_and_the_others_go_on(make_run, ray_nodes, caplog):
@@ -322,6 +327,7 @@ def test_a_cluster_behind_its_client_server(make_run, ray_nodes):
 def test_no_cluster_is_one_clear_sentence(address, said, make_run, monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "_AGAIN_SECONDS", 0.1)
     run = make_run(1)
     run.address = address
     with pytest.raises(UnavailableError) as told:

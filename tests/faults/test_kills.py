@@ -25,13 +25,14 @@ from supernet import InputError
 from supernet.settings import UnavailableError
 from tests.data_gen.fake_worker import label
 from tests.data_gen.harness import FAKE, SEEDS, Run, alive, architectures, wait_for
+from tests.data_gen.ray_cluster import descendants
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-def big_run(folder, seeds):
+def big_run(folder, seeds, address=None):
     """49 architectures, several seeds each: more work than is done between the kills."""
-    return Run(folder, [(one, seed, "sample") for seed in range(seeds) for one in architectures(49)])
+    return Run(folder, [(one, seed, "sample") for seed in range(seeds) for one in architectures(49)], address)
 
 
 def children():
@@ -40,17 +41,19 @@ def children():
     return [int(word) for word in listing.split()]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_workers_killed_a_hundred_times_at_random(seed, tmp_path, figure):
-    run = big_run(tmp_path, 12)
-    random = np.random.default_rng(seed)
-    kills = []  # (moment, process)
+def drive_with_kills(run, count, random, owned):
+    """Drive a run while so many of its workers are killed; (moment, process) of each kill.
+
+    Args:
+        owned: the processes that are ours: others might have got the number of a worker that is gone.
+    """
+    kills = []
     done = threading.Event()
 
     def kill():
-        while len(kills) < 100 and not done.wait(random.exponential(0.03)):
+        while len(kills) < count and not done.wait(random.exponential(0.03)):
             # On a busy machine a job may be met more often than it is tried: its last try is left alone.
-            running = sorted(set(run.pids(running=True, tries=10)) & set(children()))
+            running = sorted(set(run.pids(running=True, tries=10)) & set(owned()))
             if running:
                 victim = running[random.integers(len(running))]
                 with suppress(ProcessLookupError):
@@ -64,9 +67,12 @@ def test_workers_killed_a_hundred_times_at_random(seed, tmp_path, figure):
     finally:
         done.set()
         killer.join()
-    assert len(kills) == 100  # the work was not over before the killing
-    attempts = run.check_whole()  # every result once, none lost, none left running
-    assert set(attempts) == {"killed"}
+    assert len(kills) == count  # the work was not over before the killing
+    return kills
+
+
+def taken_again(run, kills):
+    """Seconds from each kill that fell into a training to the next try at it."""
     with closing(sqlite3.connect(run.path)) as connection:
         starts = connection.execute("SELECT job, pid, started FROM attempts ORDER BY started").fetchall()
     waits = []
@@ -74,21 +80,43 @@ def test_workers_killed_a_hundred_times_at_random(seed, tmp_path, figure):
         job = max((started, job) for job, pid, started in starts if pid == victim and started <= moment)[1]
         again = [started for other, _, started in starts if other == job and started > moment]
         waits += [min(again) - moment] if again else []  # none where its result was committed before the kill
+    return waits
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_workers_killed_a_hundred_times_at_random(seed, tmp_path, figure):
+    run = big_run(tmp_path, 12)
+    kills = drive_with_kills(run, 100, np.random.default_rng(seed), children)
+    attempts = run.check_whole()  # every result once, none lost, none left running
+    assert set(attempts) == {"killed"}
+    waits = taken_again(run, kills)
     figure(
         1, f"seed {seed}: 100 kills, {attempts['killed']} fell into a training; 0 lost, 0 twice, 0 left running; "
         f"taken again after {np.median(waits):.2f} s median, {max(waits):.2f} s at most",
     )  # fmt: skip
 
 
-def test_drivers_killed_fifty_times_at_random(tmp_path, figure):
-    run = big_run(tmp_path, 14)
-    random = np.random.default_rng(0)
+def test_workers_on_a_cluster_killed_twenty_times_at_random(tmp_path, figure, ray_nodes):
+    run = big_run(tmp_path, 6, ray_nodes.address)
+    kills = drive_with_kills(run, 20, np.random.default_rng(0), ray_nodes.processes)
+    attempts = run.check_whole()
+    assert set(attempts) == {"killed"}
+    waits = taken_again(run, kills)
+    figure(
+        1, f"on a cluster of 2 nodes: 20 kills, {attempts['killed']} fell into a training; 0 lost, 0 twice, "
+        f"0 left running; taken again after {np.median(waits):.2f} s median, {max(waits):.2f} s at most",
+    )  # fmt: skip
+
+
+def drive_and_be_killed(run, count, random, pause):
+    """Lives of drivers that are killed at random; how long each left something behind, and what was committed."""
     before, lives, orphans = {}, 0, []
-    while lives < 50 and len(before) < len(run.jobs):
+    while lives < count and len(before) < len(run.jobs):
         process = run.life()
         goal = len(before) + int(random.integers(0, 4))
         wait_for(lambda goal=goal, process=process: len(run.committed()) >= goal or not process.is_alive())
-        process.join(random.random() * 0.1)
+        process.join(random.random() * pause)
+        theirs = descendants(process.pid)[1:]
         process.kill()
         process.join()
         killed = time.monotonic()
@@ -96,17 +124,24 @@ def test_drivers_killed_fifty_times_at_random(tmp_path, figure):
         now = run.committed()
         assert before.items() <= now.items()  # none lost, none written again
         before = now
-        wait_for(lambda: not any(alive(pid) for pid in worker_pids(run)))
+        wait_for(lambda theirs=theirs: not any(alive(pid) for pid in [*theirs, *run.started()]))
         orphans.append(time.monotonic() - killed)
     run.drive()
     assert before.items() <= run.committed().items()
     assert set(run.check_whole()) == {"interrupted"}
-    assert lives == 50
+    assert lives == count
+    return orphans
+
+
+def test_drivers_killed_fifty_times_at_random(tmp_path, figure):
+    orphans = drive_and_be_killed(big_run(tmp_path, 14), 50, np.random.default_rng(0), pause=0.1)
     figure(2, f"50 kills: 0 lost, 0 twice; workers gone after {max(orphans):.2f} s at most")
 
 
-def worker_pids(run):
-    return [int(path.stem.partition("-")[2]) for path in run.notes.glob("worker-*.json")]
+def test_drivers_of_a_cluster_killed_five_times_at_random(tmp_path, figure, ray_nodes):
+    """Also while they connect: a goal may be reached before they begin."""
+    orphans = drive_and_be_killed(big_run(tmp_path, 6, ray_nodes.address), 5, np.random.default_rng(0), pause=2.0)
+    figure(2, f"with a cluster, 5 kills: 0 lost, 0 twice; bridge and workers gone after {max(orphans):.2f} s at most")
 
 
 class KillAt:
@@ -322,7 +357,7 @@ def test_a_hang_is_seen_by_lack_of_progress(behaviour, what, tmp_path, figure):
     with closing(read_store(run.path)) as store:
         (failure,) = store.failures("generate", 2)
     assert (failure.kind, failure.message) == ("timeout", "no step for 2 s")
-    assert not any(alive(pid) for pid in worker_pids(run))
+    assert not any(alive(pid) for pid in run.started())
     if behaviour == "brood":
         assert not alive(int((run.notes / "grandchild").read_text()))
     assert {job: value for job, (value, _) in run.committed().items()} == {
