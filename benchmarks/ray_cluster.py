@@ -374,7 +374,6 @@ def bring(folder: Path) -> dict[str, Any]:
     return {
         "megabytes": round(size / 1e6), "nodes": 3,
         "seconds_a_run": {name: round(value, 2) for name, value in seconds.items()},
-        "megabytes_a_second_all_nodes": round(3 * size / 1e6 / max(0.01, seconds["brought"] - seconds["there"])),
     }  # fmt: skip
 
 

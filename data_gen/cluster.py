@@ -188,6 +188,8 @@ class RayRunner:
             self._take_nodes(told["nodes"])
         elif "unavailable" in told:
             self._refusal = told["unavailable"]  # what was heard with it counts
+        elif "warning" in told:
+            _LOGGER.warning("%s (%s)", told["warning"], self._settings.address)
         elif "failure" in told:
             self._words = told["failure"]
         elif "placed" in told:

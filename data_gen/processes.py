@@ -95,7 +95,7 @@ class WorkerProcess:
         with suppress(BrokenPipeError):
             self._input.close()
         os.close(self._errors)
-        return f"{f'signal {-code}' if code < 0 else f'exit code {code}'}; {words}"
+        return "; ".join(filter(None, (f"signal {-code}" if code < 0 else f"exit code {code}", words)))
 
     def _last_words(self) -> str:
         size = os.fstat(self._errors).st_size

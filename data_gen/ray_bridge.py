@@ -37,6 +37,9 @@ _LOOK_SECONDS = 1.0
 _PROBE_SECONDS = 45.0
 """How long nodes may take to answer what they are; those that take longer are used once they have answered."""
 
+_SILENCE_SECONDS = 10.0
+"""After which the user is told that the head does not answer."""
+
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0
 _BRING_SECONDS = 600.0
@@ -189,11 +192,10 @@ class _Bridge:
 
     async def _look_at_nodes(self) -> None:
         """Tell the driver of nodes that come and go."""
-        import ray
 
         told, asked = "", dict[str, asyncio.Task[None]]()
         while True:
-            found = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes)}
+            found = {node["NodeID"]: node for node in await self._nodes_of_head()}
             for number, node in found.items():
                 if node["Alive"] and number not in asked:
                     asked[number] = self._begin(self._look_at(number, node))
@@ -206,6 +208,16 @@ class _Bridge:
                 self._say(nodes=list(self._nodes.values()))
                 self._told, told = set(self._nodes), state
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _nodes_of_head(self) -> list[dict[str, Any]]:
+        """What the head knows of nodes. Where it is gone, Ray ends this process a minute later; till then, a word."""
+        import ray
+
+        asking = asyncio.create_task(asyncio.to_thread(ray.nodes))
+        done, _ = await asyncio.wait([asking], timeout=_SILENCE_SECONDS)
+        if not done:
+            self._say(warning="the head of the cluster does not answer")
+        return list(await asking)
 
     async def _look_at(self, number: str, node: Mapping[str, Any]) -> None:
         """Ask a new node what it is; one that cannot train is named, with the reason."""

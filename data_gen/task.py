@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from supernet import SearchSpace, Settings
 from training import DataInfo, Recipe
@@ -15,6 +16,16 @@ from training.robustness import RobustnessSettings
 
 WORKER = (sys.executable, "-P", "-m", "data_gen.worker")
 """The program that is a worker. On another machine it is the Python there that runs it."""
+
+
+_ADDRESS = re.compile(r"(ray://)?[A-Za-z0-9._-]+:([0-9]{1,5})")
+
+
+def _check_address(address: str) -> str:
+    found = _ADDRESS.fullmatch(address)
+    if address not in ("auto", "local") and (found is None or not 0 < int(found[2]) < 2**16):
+        raise ValueError(f"expected auto, local, HOST:PORT or ray://HOST:PORT with a port below 65536, got {address!r}")
+    return address
 
 
 class WorkerSettings(Settings):
@@ -41,7 +52,7 @@ class WorkerSettings(Settings):
     """
 
     runner: Literal["local", "ray"] = "local"
-    address: Annotated[str, Field(pattern=r"^(auto|local|(ray://)?[A-Za-z0-9._-]+:[0-9]{1,5})$")] = "auto"
+    address: Annotated[str, AfterValidator(_check_address)] = "auto"
     dashboard: bool = False
     most: Annotated[int, Field(ge=1, le=100_000)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -303,9 +303,13 @@ def save_settings(run: Run) -> None:
 
 
 def copy_settings(source: Path, folder: Path) -> None:
-    """Give the configuration of one run to another, by their folders. Raises InputError where it is damaged."""
-    _, _, text = read_proved_text(source / "config.yml").partition("\n")
-    _write_settings(folder, text)
+    """Give the configuration of one run to another, by their folders. Raises InputError where it is damaged.
+
+    Where the one trained, on which devices or cluster, is not the other's business.
+    """
+    content = yaml.safe_load(read_proved_text(source / "config.yml"))
+    content.pop("workers", None)
+    _write_settings(folder, yaml.safe_dump(content, sort_keys=False))
 
 
 def _write_settings(folder: Path, text: str) -> None:

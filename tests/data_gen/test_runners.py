@@ -75,9 +75,9 @@ def test_a_failure_is_a_row_and_never_the_end(make_run, runner):
     retries = 2 if runner == "local" else 0  # on Ray each try costs a second
     expected = {
         "crash": ("crash", "crash, as asked", retries + 1),
-        "killed": ("killed", "the worker ended with signal 9; ", retries + 1),
+        "killed": ("killed", "the worker ended with signal 9", retries + 1),
         "exit": ("killed", "the worker ended with exit code 7; these are my last words", retries + 1),
-        "torn": ("killed", "the worker ended with exit code 0; ", retries + 1),
+        "torn": ("killed", "the worker ended with exit code 0", retries + 1),
         "garbage": ("crash", "the worker wrote what is no answer: b'hello'", retries + 1),
         "number": ("crash", "the worker wrote what is no answer: b'3'", retries + 1),
         "oom": ("oom", "oom, as asked", 2),
