@@ -408,8 +408,9 @@ async def _answer(reference: Any) -> Any:  # noqa: ANN401 - Ray's, of whatever t
 
 
 def _first_line(error: BaseException) -> str:
-    """The words of an error without advice that follows."""
-    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+    """The words of an error without advice that follows; where only a trace does, what that says."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{first} {_last_line(error)}"[:300] if first.endswith(":") else first[:300] or type(error).__name__
 
 
 def _last_line(error: BaseException) -> str:
