@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "2000",  # a stopped node counts as dead after two of these
     "RAY_health_check_failure_threshold": "2",
     "RAY_enable_metrics_collection": "0",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # with it a process that the server for ray:// starts hangs now and then
 }
 
 
@@ -141,6 +142,10 @@ class _Program:
         head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "ray_client_server_port": port}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.client = f"ray://127.0.0.1:{port}"
+        while True:  # its server is there a little later than the cluster
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
         self.nodes = []
 
     def serve(self, command):

@@ -98,7 +98,6 @@ def test_a_lost_node_costs_nothing_and_a_new_one_is_used(how, make_run, ray_node
     assert run.check_whole() == {"interrupted": 1}
     (continued,) = run.notes.glob("continued-*")
     assert continued.read_text() == "json of step 1, safetensors of step 1"
-    assert sorted(attempts_by_node(run).values()) == [(0, 1), (1, 0), (2, 0), (2, 0)]
     assert "has joined" in caplog.text
     assert "is lost; its trainings go on elsewhere" in caplog.text
 
@@ -117,7 +116,8 @@ def test_what_stands_between_driver_and_worker_is_no_failure_of_a_job(who, make_
     def story():
         yield from until(lambda: len(run.pids(running=True)) == 4)
         workers = run.pids(running=True)
-        (bridge,) = set(descendants(os.getpid())[1:]) - set(ray_nodes.processes())
+        ours = set(descendants(os.getpid())) - set(ray_nodes.processes())
+        (bridge,) = (pid for pid in ours if b"ray_bridge" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(parent(workers[0]) if who == "actor" else bridge, signal.SIGKILL)
         yield from until(lambda: run.attempts().get("interrupted"))
         yield from until(lambda: len(run.pids(running=True)) == 4)  # all places are free again
@@ -275,11 +275,11 @@ def test_a_cluster_of_its_own_is_for_the_run_alone(make_run, base, tmp_path, mon
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     run = make_run(2, SEEDS["wait"])
     run.address = "local"
-    processes = set()
+    processes, before = set(), set(descendants(os.getpid()))
 
     def story():
         yield from until(lambda: run.pids(running=True))
-        processes.update(set(descendants(os.getpid())[1:]) - set(ray_nodes.processes()))
+        processes.update(set(descendants(os.getpid())) - before)
         assert listening(processes)
         assert listening(processes) <= LOOPBACK
         assert not (base / "ray").exists()
