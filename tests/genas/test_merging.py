@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import supernet.files
-from data_gen import Job, lock_owner, open_store, plan, read_store, run_lock
+from data_gen import Job, WorkerSettings, lock_owner, open_store, plan, read_store, run_lock
 from data_gen.merging import merge_stores
 from genas import merging, stages
 from genas.config import load_run
@@ -160,7 +160,9 @@ class TestMerge:
             f"Next: genas generate all, which trains what is missing | genas fit all\n"
         )
         both = load_run("all", logs=logs)
-        assert both.settings == load_run("one", logs=logs).settings
+        settings = load_run("one", logs=logs).settings
+        assert settings.workers != WorkerSettings()  # where the first source trained: of its machine
+        assert both.settings == settings.model_copy(update={"workers": WorkerSettings()})
         assert "of the run all, not to be edited" in (both.folder / "config.yml").read_text()
         assert (both.folder / "meta.json").read_bytes() == (one.folder / "meta.json").read_bytes()
         assert labels(both.folder) == {**labels(one.folder), **labels(two.folder)}
