@@ -558,7 +558,8 @@ def merge(
 
     folder = home(into, logs)
     result = question(folder, [find_run(name, logs) for name in names])
-    told = f"Next: genas generate {folder.name}, which trains what is missing | genas fit {folder.name}"
+    missing = f"genas generate {folder.name}, which trains the {result['missing']} missing | "
+    told = f"Next: {missing if result['missing'] else ''}genas fit {folder.name}"
     _answer(result, as_json, merged(result), told)
 
 

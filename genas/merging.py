@@ -44,7 +44,8 @@ def merge(into: Path, sources: Sequence[Path]) -> dict[str, Any]:
         ``into``, ``sources``, and whether it was ``made``; counts of what was ``added`` (``architectures``, ``jobs``,
         ``results``, ``failures``, ``settings`` of stages, ``weights``), of results that were ``present`` already with
         the same label, and of those that were there with a ``differing`` one, the first of them ``named``; weights
-        that are ``damaged`` and were left out; ``results`` that the run now has.
+        that are ``damaged`` and were left out; ``results`` that the run now has, and planned trainings that are
+        ``missing`` one.
 
     Raises:
         InputError: a run merged into itself, a source that is no run or is damaged, results that were made with other
@@ -77,7 +78,8 @@ def merge(into: Path, sources: Sequence[Path]) -> dict[str, Any]:
             for path in _missing_weights(source, into, found.same[str(source)]):
                 whole = _copy_weights(source / path, into / path)
                 weights, damaged = weights + whole, damaged + (not whole)
-        results = sum(target.counts(stage)[1] for stage in target.stages())
+        counts = [target.counts(stage) for stage in target.stages()]
+        planned, results = sum(both[0] for both in counts), sum(both[1] for both in counts)
     return {
         "into": str(into),
         "sources": [str(source) for source in sources],
@@ -88,6 +90,7 @@ def merge(into: Path, sources: Sequence[Path]) -> dict[str, Any]:
         "named": [training._asdict() for training in found.differing[:_MOST_NAMED]],
         "damaged": damaged,
         "results": results,
+        "missing": planned - results,
     }
 
 

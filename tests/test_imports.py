@@ -109,9 +109,16 @@ def test_broad_excepts_live_at_the_one_worker_boundary(name):
     assert len(broad) == (name == "data_gen/worker.py")
 
 
+@pytest.mark.parametrize("name", TREES)
+def test_only_what_runs_beside_a_cluster_knows_ray(name):
+    knows = any(module.partition(".")[0] == "ray" for module in imported(TREES[name]))
+    assert knows == (name in ("data_gen/keeper.py", "data_gen/ray_bridge.py"))
+
+
 TORCH_FREE = [
     "supernet, supernet.spaces", "evolution", "training, training.data, training.recipe", "data_gen",
     "training.corruption_names",
+    "data_gen.cluster, data_gen.keeper, data_gen.ray_bridge",
     "predictor.settings",
     "genas.config, genas.yaml_reader", "genas.generating", "genas.merging", "genas.standing", "genas.pipeline",
     "genas.examining, genas.words", "analysis.report",
