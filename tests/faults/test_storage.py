@@ -269,7 +269,7 @@ def limited(run, size):
 
 def test_the_nth_write_fails(tmp_path, figure):
     """Limits between two writes of the log, each let in one write more: a clean stop, and nothing lost."""
-    run = Run(tmp_path, [(one, seed, "sample") for seed in range(7) for one in small(25)])
+    run = Run(tmp_path, [(one, seed, "sample") for seed in range(10) for one in small(25)])
     fork = multiprocessing.get_context("fork")
     before, stops = {}, 0
     base = run.path.stat().st_size
@@ -288,7 +288,7 @@ def test_the_nth_write_fails(tmp_path, figure):
     run.drive()  # space was freed
     assert before.items() <= run.committed().items()
     assert set(run.check_whole()) <= {"interrupted"}
-    figure(5, f"{stops} of 50 drivers stopped by a full disk, exit 3: store whole each time, then all 175 trained")
+    figure(5, f"{stops} of 50 drivers stopped by a full disk, exit 3: store whole each time, then all 250 trained")
 
 
 @pytest.mark.parametrize("number", range(1, 6))

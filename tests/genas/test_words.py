@@ -269,15 +269,17 @@ def test_standing_tells_how_the_nodes_of_a_driven_run_stand():
     one_gpu = {**STATE, "name": "host-c", "places": 1, "workers": 1, "running": 0, "gpus": STATE["gpus"][:1]}
     states = [
         STATE,
-        {**STATE, "name": "host-b", "workers": 0, "running": 0, "gpus": [], "lost": True, "why": "it left the cluster"},
+        {**STATE, "name": "host-b", "workers": 0, "running": 0, "gpus": [], "lost": True},
+        {**STATE, "name": "host-e", "workers": 0, "running": 0, "gpus": [], "why": "a full disk"},
         one_gpu,
         {**STATE, "name": "host-d", "device": "cpu", "places": 4, "workers": 2, "running": 2, "gpus": []},
     ]
     assert on_nodes(states, COUNTS, waiting=1200, asked=2) == [
-        "  4 nodes, 1,200 jobs waiting, 2 workers asked for and not placed",
+        "  5 nodes, 1,200 jobs waiting, 2 workers asked for and not placed",
         "    host-a: cuda, 7 of 8 workers running, GPUs 93%, 10% busy; 1,204 done, 2 h 5 min of training, "
         "3 attempts failed (crash 1, oom 2)",
-        "    host-b: lost (it left the cluster); 0 done, 1 attempt failed (killed 1)",
+        "    host-b: lost; 0 done, 1 attempt failed (killed 1)",
+        "    host-e: not used: a full disk; 0 done",
         "    host-c: cuda, 0 of 1 worker running, GPU 93% busy; 0 done",
         "    host-d: cpu, 2 of 2 workers running, 4 places; 0 done",
     ]
