@@ -9,6 +9,7 @@ import select
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from data_gen.memory import processes_that_fit
@@ -74,7 +75,8 @@ class RayRunner:
         self._again = 0.0  # when it is tried to reach the cluster again
         latest = time.monotonic() + _CONNECT_SECONDS
         tries = 3 if settings.address.startswith("ray://") else 1  # its server starts slowly
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.close)
             while not self._nodes:
                 self.hear(0.25)
                 if (self._bridge is None and self._falls >= tries) or time.monotonic() > latest:
@@ -86,9 +88,7 @@ class RayRunner:
                     f"{self._useless()}; let nodes join, or say with workers.most how many trainings a cluster that "
                     f"grows shall take"
                 )
-        except BaseException:
-            self.close()
-            raise
+            stack.pop_all()  # it stays connected
 
     def capacity(self) -> int:
         if not self._nodes:  # the connection is lost

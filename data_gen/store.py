@@ -238,14 +238,14 @@ class Store:
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
             connection.execute("SAVEPOINT part")
+            is_whole = False
             try:
                 yield connection
-            except BaseException:
-                if connection.in_transaction:  # a full disk has taken all of it back already
-                    connection.execute("ROLLBACK TO part")
-                raise
+                is_whole = True
             finally:
-                if connection.in_transaction:
+                if connection.in_transaction:  # a full disk has taken all of it back already
+                    if not is_whole:
+                        connection.execute("ROLLBACK TO part")
                     connection.execute("RELEASE part")
         except sqlite3.OperationalError as error:
             raise self._not_written(error) from error
