@@ -2,13 +2,17 @@ import json
 import os
 import socket
 from collections import deque
+from contextlib import closing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_gen import WorkerSettings, device_names, run_lock
-from data_gen.driver import next_job
+from data_gen.driver import _gpu, next_job
+from data_gen.local import LocalRunner
+from data_gen.nodes import GpuUse
+from data_gen.runner import Placed
 from data_gen.store import Job
 from supernet import Architecture, InputError
 from supernet.settings import UnavailableError
@@ -92,3 +96,24 @@ def test_only_the_last_jobs_come_longest_first(sizes, workers):
     assert last == sorted(last, reverse=True)
     assert sorted(job.id for job in ordered) == list(range(len(jobs)))
     assert not waiting
+
+
+def test_few_jobs_spread_over_all_gpus(make_run, monkeypatch):
+    run = make_run(2)
+    monkeypatch.setattr("data_gen.local.gpu_names", lambda: ["one", "other"])
+    with closing(LocalRunner(run.task, run.jobs, WorkerSettings(per_gpu=2))) as runner:
+        assert runner.capacity() == 4
+        workers = [runner.start() for _ in range(4)]
+        placed = [event.place.device for event in runner.hear(0) if isinstance(event, Placed)]
+        assert placed == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+        runner.end(workers[1])
+        runner.start()
+        assert [event.place.device for event in runner.hear(0) if isinstance(event, Placed)] == ["cuda:1"]
+
+
+@pytest.mark.parametrize(
+    "told", [None, 3, "busy", {}, {"id": "a", "use": 2, "memory": 0.5}, {"id": "a", "use": float("nan"), "memory": 0.5}]
+)
+def test_what_a_worker_says_of_its_gpu_is_checked(told):
+    assert _gpu({"id": "a", "use": 0.5, "memory": 0.25}) == ("a", GpuUse(0.5, 0.25))
+    assert _gpu(told) is None

@@ -1,5 +1,5 @@
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,34 @@ def test_a_result_comes_back_as_it_was_written(store):
     assert {name: getattr(result, name) for name in RESULT} == RESULT
     assert result.costs == costs(planned())[jobs[2].architecture.key]
     assert store.attempts("generate") == {"done": 1}
+
+
+def test_what_is_written_together_is_there_at_once_and_only_what_is_refused_is_not(store):
+    jobs = add(store)
+    with closing(read_store(store.path)) as other:
+        with store.together():
+            first = finish(store, jobs[0])
+            attempt = store.start(jobs[1], 1)
+            with pytest.raises(sqlite3.IntegrityError):
+                store.commit(jobs[1], attempt, {**RESULT, "accuracy": 2.0})
+            with pytest.raises(sqlite3.IntegrityError):
+                store.commit(jobs[0], first, RESULT)  # whose attempt is over
+            finish(store, jobs[2])
+            assert len(store.results("generate")) == 2
+            assert other.results("generate") == []  # nobody else knows of it yet
+        assert [result.job for result in other.results("generate")] == [jobs[0], jobs[2]]
+        assert other.attempts("generate") == {"done": 2, "running": 1}
+
+
+def test_an_error_between_two_writes_keeps_the_first(store):
+    jobs = add(store)
+    with suppress(KeyboardInterrupt), store.together():
+        finish(store, jobs[0])
+        raise KeyboardInterrupt
+    with closing(read_store(store.path)) as other:
+        assert [result.job for result in other.results("generate")] == [jobs[0]]
+    finish(store, jobs[1])  # alone, as before
+    assert store.attempts("generate") == {"done": 2}
 
 
 def test_results_come_in_the_order_of_the_plan(store):
